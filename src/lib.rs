@@ -1,0 +1,10 @@
+#![forbid(unsafe_code)]
+
+pub mod primitives;
+
+pub mod clock;
+
+pub mod splat;
+pub mod wallet;
+
+pub mod cli;
