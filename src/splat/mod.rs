@@ -1,1 +1,5 @@
-//! Placeholder while the module is being written.
+//! 3D Gaussian splats: PLY and SPZ, the validators' data rules. Pure: no I/O, no async.
+
+mod cloud;
+
+pub use cloud::{Gaussian, ShDegree, Splat};
