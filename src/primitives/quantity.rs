@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A text is not a quantity of the wanted kind.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum QuantityError {
     #[error("`{0}` is no size: write a whole number and a unit, such as \"32MiB\"")]
     Size(String),
