@@ -78,6 +78,9 @@ pub enum Prompt {
     Text(Arc<str>),
     /// Base64 of an image file, unchecked.
     Image(Arc<str>),
+    /// A kind of task this agent does not know. It can only be declined, and the decline is signed
+    /// over this text.
+    Other(Arc<str>),
 }
 
 /// The kind of a prompt alone.
@@ -86,6 +89,7 @@ pub enum Prompt {
 pub enum PromptKind {
     Text,
     Image,
+    Other,
 }
 
 impl fmt::Display for PromptKind {
@@ -93,22 +97,32 @@ impl fmt::Display for PromptKind {
         f.write_str(match self {
             Self::Text => "text",
             Self::Image => "image",
+            Self::Other => "other",
         })
     }
 }
 
 impl Prompt {
+    pub fn new(kind: PromptKind, data: &str) -> Self {
+        match kind {
+            PromptKind::Text => Self::Text(data.into()),
+            PromptKind::Image => Self::Image(data.into()),
+            PromptKind::Other => Self::Other(data.into()),
+        }
+    }
+
     pub fn kind(&self) -> PromptKind {
         match self {
             Self::Text(_) => PromptKind::Text,
             Self::Image(_) => PromptKind::Image,
+            Self::Other(_) => PromptKind::Other,
         }
     }
 
     /// The text as it stands on the wire and under the signature.
     pub fn as_wire(&self) -> &str {
         match self {
-            Self::Text(text) | Self::Image(text) => text,
+            Self::Text(text) | Self::Image(text) | Self::Other(text) => text,
         }
     }
 }

@@ -24,7 +24,7 @@ impl<'a> Untrusted<'a> {
     /// A prompt for a log line; image data is replaced by its size.
     pub fn prompt(prompt: &'a Prompt) -> Self {
         match prompt {
-            Prompt::Text(text) => Self::new(text),
+            Prompt::Text(text) | Prompt::Other(text) => Self::new(text),
             Prompt::Image(data) => Self { image_bytes: Some(data.len()), ..Self::new("") },
         }
     }

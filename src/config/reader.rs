@@ -1,0 +1,291 @@
+//! Values by key, from several layers, with every mistake collected.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Serialize;
+use toml::{Table, Value};
+
+use crate::primitives::ByteSize;
+
+/// Which layer a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File(PathBuf),
+    Environment(String),
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => f.write_str(name),
+            Self::Flag(name) => write!(f, "--{name}"),
+        }
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One mistake in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} ({origin}): {problem}")]
+pub struct ConfigError {
+    pub key: String,
+    pub origin: Origin,
+    pub problem: String,
+}
+
+/// One value as it applies.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Resolved {
+    pub key: String,
+    pub value: String,
+    pub origin: Origin,
+}
+
+/// The layers merged: key -> value and where it comes from. Tables are flattened with dots; an array
+/// of tables is one value.
+#[derive(Debug, Default)]
+pub struct Layers(BTreeMap<String, (Value, Origin)>);
+
+impl Layers {
+    pub fn add_table(&mut self, table: &Table, origin: &Origin) {
+        self.add_below("", table, origin);
+    }
+
+    fn add_below(&mut self, prefix: &str, table: &Table, origin: &Origin) {
+        for (name, value) in table {
+            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            match value {
+                Value::Table(below) => self.add_below(&key, below, origin),
+                value => {
+                    self.0.insert(key, (value.clone(), origin.clone()));
+                }
+            }
+        }
+    }
+
+    /// A value written as text: TOML if it reads as TOML and the key's default is no text.
+    pub fn add_text(&mut self, key: &str, text: &str, origin: Origin) {
+        let is_text = matches!(self.0.get(key), Some((Value::String(_), _)) | None);
+        let value = if is_text { None } else { Value::from_str(text).ok() };
+        self.0.insert(key.to_owned(), (value.unwrap_or_else(|| Value::String(text.to_owned())), origin));
+    }
+}
+
+/// Takes values out of the layers, one key at a time.
+pub struct Reader {
+    layers: Layers,
+    known: Vec<String>,
+    errors: Vec<ConfigError>,
+    resolved: Vec<Resolved>,
+}
+
+impl Reader {
+    pub fn new(layers: Layers) -> Self {
+        Self { layers, known: Vec::new(), errors: Vec::new(), resolved: Vec::new() }
+    }
+
+    /// Reads one key with `parse`; a mistake is collected and gives nothing.
+    pub fn read<T>(&mut self, key: &str, parse: impl FnOnce(&Value) -> Result<T, String>) -> Option<T> {
+        self.known.push(key.to_owned());
+        let Some((value, origin)) = self.layers.0.remove(key) else {
+            self.fail(key, Origin::Default, "is missing".into());
+            return None;
+        };
+        self.resolved.push(Resolved {
+            key: key.to_owned(),
+            value: show(key, &value),
+            origin: origin.clone(),
+        });
+        match parse(&value) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.fail(key, origin, problem);
+                None
+            }
+        }
+    }
+
+    pub fn fail(&mut self, key: &str, origin: Origin, problem: String) {
+        self.errors.push(ConfigError { key: key.to_owned(), origin, problem });
+    }
+
+    /// The origin of a value already read, for mistakes that concern several.
+    pub fn origin(&self, key: &str) -> Origin {
+        self.resolved.iter().find(|r| r.key == key).map_or(Origin::Default, |r| r.origin.clone())
+    }
+
+    pub fn text(&mut self, key: &str) -> Option<String> {
+        self.read(key, |value| value.as_str().map(str::to_owned).ok_or_else(|| expected("a text", value)))
+    }
+
+    pub fn parsed<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<T> {
+        self.read(key, parse_text)
+    }
+
+    /// A path; a leading `~` is the home directory.
+    pub fn path(&mut self, key: &str) -> Option<PathBuf> {
+        self.read(key, |value| {
+            let text = value.as_str().ok_or_else(|| expected("a path", value))?;
+            crate::wallet::expand_home(Path::new(text)).map_err(|e| e.to_string())
+        })
+    }
+
+    pub fn boolean(&mut self, key: &str) -> Option<bool> {
+        self.read(key, |value| value.as_bool().ok_or_else(|| expected("true or false", value)))
+    }
+
+    pub fn whole(&mut self, key: &str, min: u64, max: u64) -> Option<u64> {
+        self.read(key, |value| {
+            let number = value.as_integer().and_then(|n| u64::try_from(n).ok());
+            number
+                .filter(|n| (min..=max).contains(n))
+                .ok_or_else(|| expected(&format!("a whole number from {min} to {max}"), value))
+        })
+    }
+
+    pub fn fraction(&mut self, key: &str, min: f64, max: f64) -> Option<f64> {
+        self.read(key, |value| {
+            let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
+            number
+                .filter(|n| (min..=max).contains(n))
+                .ok_or_else(|| expected(&format!("a number from {min} to {max}"), value))
+        })
+    }
+
+    pub fn duration(&mut self, key: &str, min: Duration, max: Duration) -> Option<Duration> {
+        self.read(key, |value| {
+            let time = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
+            time.filter(|t| (min..=max).contains(t)).ok_or_else(|| {
+                let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
+                expected(&format!("a time with its unit, such as \"12s\", from {min} to {max}"), value)
+            })
+        })
+    }
+
+    pub fn size(&mut self, key: &str, min: ByteSize, max: ByteSize) -> Option<ByteSize> {
+        self.read(key, |value| {
+            let size: ByteSize = parse_text(value)?;
+            if (min..=max).contains(&size) {
+                Ok(size)
+            } else {
+                Err(expected(&format!("a size from {min} to {max}"), value))
+            }
+        })
+    }
+
+    /// One of several words.
+    pub fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+        self.read(key, |value| {
+            let found = value.as_str().and_then(|text| choices.iter().find(|(name, _)| *name == text));
+            found.map(|(_, choice)| *choice).ok_or_else(|| {
+                let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+                expected(&names.join(" or "), value)
+            })
+        })
+    }
+
+    pub fn texts(&mut self, key: &str) -> Option<Vec<String>> {
+        self.read(key, |value| {
+            let items = value.as_array().ok_or_else(|| expected("a list of texts", value))?;
+            items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| expected("a text", item)))
+                .collect()
+        })
+    }
+
+    /// The entries of an array of tables, each read by `entry` from a reader of its own that has the
+    /// values of `defaults` below those given.
+    pub fn entries<T>(
+        &mut self,
+        key: &str,
+        defaults: &Table,
+        mut entry: impl FnMut(&mut Self) -> Option<T>,
+    ) -> Vec<T> {
+        self.known.push(key.to_owned());
+        let Some((value, origin)) = self.layers.0.remove(key) else { return Vec::new() };
+        let Value::Array(items) = &value else {
+            self.fail(key, origin, format!("write it as [[{key}]]"));
+            return Vec::new();
+        };
+        let mut read = Vec::new();
+        for (position, item) in items.iter().enumerate() {
+            let place = format!("{key}.{position}");
+            let Value::Table(table) = item else {
+                self.fail(&place, origin.clone(), format!("write it as [[{key}]]"));
+                continue;
+            };
+            let mut layers = Layers::default();
+            layers.add_table(defaults, &Origin::Default);
+            layers.add_table(table, &origin);
+            let mut below = Self::new(layers);
+            let value = entry(&mut below);
+            let (mut resolved, mut errors) = below.finish();
+            for line in &mut resolved {
+                line.key = format!("{place}.{}", line.key);
+            }
+            for error in &mut errors {
+                error.key = format!("{place}.{}", error.key);
+            }
+            let failed = !errors.is_empty();
+            self.resolved.append(&mut resolved);
+            self.errors.append(&mut errors);
+            if !failed {
+                read.extend(value);
+            }
+        }
+        read
+    }
+
+    /// Everything read, and every mistake, keys that nothing asked for included.
+    pub fn finish(mut self) -> (Vec<Resolved>, Vec<ConfigError>) {
+        for (key, (_, origin)) in std::mem::take(&mut self.layers.0) {
+            let section = key.rsplit_once('.').map_or("", |(section, _)| section);
+            let siblings: Vec<&str> = self
+                .known
+                .iter()
+                .filter(|known| known.rsplit_once('.').map_or("", |(s, _)| s) == section)
+                .map(String::as_str)
+                .collect();
+            let problem = if siblings.is_empty() {
+                "is not a known key, nor is its section".into()
+            } else {
+                format!("is not a known key; there are {}", siblings.join(", "))
+            };
+            self.fail(&key, origin, problem);
+        }
+        (self.resolved, self.errors)
+    }
+}
+
+fn expected(what: &str, got: &Value) -> String {
+    format!("expected {what}, got {got}")
+}
+
+fn parse_text<T: FromStr<Err: fmt::Display>>(value: &Value) -> Result<T, String> {
+    let text = value.as_str().ok_or_else(|| expected("a text", value))?;
+    text.parse().map_err(|e: T::Err| e.to_string())
+}
+
+/// URLs may hold secrets; they are shown as host and port.
+fn show(key: &str, value: &Value) -> String {
+    match value.as_str() {
+        Some(text) if key.rsplit('.').next() == Some("url") => {
+            text.parse::<crate::net::Endpoint>().map_or_else(|_| text.to_owned(), |url| url.to_string())
+        }
+        _ => value.to_string(),
+    }
+}

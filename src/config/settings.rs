@@ -1,0 +1,470 @@
+//! The keys, their ranges, and what must agree.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::{Table, Value};
+use tracing::level_filters::LevelFilter;
+
+use super::reader::{ConfigError, Layers, Origin, Reader, Resolved};
+use crate::mining::ScorerDown;
+use crate::net::{Endpoint, Limits};
+use crate::primitives::{ByteSize, Hotkey, Netuid, PromptKind, Uid};
+use crate::wallet::WalletSettings;
+use crate::workers::Dialect;
+use crate::{dendrite, mining};
+
+/// Which network the agent mines on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    Devnet,
+    Finney,
+    Test,
+    Archive,
+    Local,
+}
+
+impl Network {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Devnet => "devnet",
+            Self::Finney => "finney",
+            Self::Test => "test",
+            Self::Archive => "archive",
+            Self::Local => "local",
+        }
+    }
+
+    /// Public by name (answers.md, "Public network").
+    const fn is_public(self) -> bool {
+        matches!(self, Self::Finney | Self::Test | Self::Archive)
+    }
+}
+
+/// Where a worker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkerUrl {
+    /// Embedded in this process.
+    Devnet,
+    At(Endpoint),
+}
+
+/// One worker server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerSettings {
+    pub name: String,
+    pub url: WorkerUrl,
+    pub dialect: Dialect,
+    pub kinds: BTreeSet<PromptKind>,
+    pub connect_timeout: Duration,
+    pub limits: Limits,
+}
+
+/// A validator named in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ValidatorSettings {
+    pub hotkey: Hotkey,
+    pub address: SocketAddr,
+    pub uid: Option<Uid>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathSettings {
+    /// `None`: chosen by the network, see config.toml.
+    pub data: Option<PathBuf>,
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    pub level: LevelFilter,
+    pub format: LogFormat,
+}
+
+/// The embedded development network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DevnetSettings {
+    pub validators: u16,
+    pub cooldown: Duration,
+    pub throttle: Duration,
+    pub penalty: Duration,
+    pub lock: Duration,
+    /// 0 to 1.
+    pub image_share: f64,
+    /// 0: random.
+    pub seed: u64,
+    /// 0: any free ports.
+    pub base_port: u16,
+}
+
+/// All settings, each module's own in one field.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub network: Network,
+    pub netuid: Netuid,
+    pub wallet: WalletSettings,
+    /// The wallet path is the built-in default, which exists only in a checkout.
+    pub wallet_is_default: bool,
+    pub paths: PathSettings,
+    pub dendrite: dendrite::Settings,
+    pub dendrite_connect: Duration,
+    pub dendrite_idle: Duration,
+    pub mining: mining::Settings,
+    pub card: String,
+    pub generator: WorkerSettings,
+    pub scorer: Option<WorkerSettings>,
+    /// A scorer is named and left out, because it is the embedded one beside a real generator.
+    pub scorer_left_out: bool,
+    pub zstd_level: i32,
+    pub keep_ply: bool,
+    pub log: LogSettings,
+    pub grace: Duration,
+    pub devnet: DevnetSettings,
+    pub validators: Vec<ValidatorSettings>,
+}
+
+impl Settings {
+    /// Whether others than this machine take part (answers.md, "Public network").
+    pub fn is_public(&self) -> bool {
+        self.network.is_public() || self.validators.iter().any(|v| !v.address.ip().is_loopback())
+    }
+
+    /// Whether the validators are the embedded ones.
+    pub fn embeds_validators(&self) -> bool {
+        self.network == Network::Devnet && self.validators.is_empty()
+    }
+
+    /// Whether any worker is the embedded one.
+    pub fn embeds_workers(&self) -> bool {
+        self.generator.url == WorkerUrl::Devnet
+            || self.scorer.as_ref().is_some_and(|scorer| scorer.url == WorkerUrl::Devnet)
+    }
+}
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+const S: fn(u64) -> Duration = Duration::from_secs;
+const DAY: u64 = 86_400;
+
+enum Worker {
+    Generator(WorkerSettings),
+    Scorer(WorkerSettings),
+}
+
+/// Reads all keys; the settings are there only if no key was missing or wrong.
+pub(super) fn read(layers: Layers, defaults: &Table) -> (Option<Settings>, Vec<Resolved>, Vec<ConfigError>) {
+    let mut r = Reader::new(layers);
+    let settings = keys(&mut r, defaults);
+    let (resolved, errors) = r.finish();
+    (settings, resolved, errors)
+}
+
+fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
+    // Every key is read before any is missed, so that all mistakes are found.
+    let network = r.choice(
+        "network.name",
+        &[
+            ("devnet", Network::Devnet),
+            ("finney", Network::Finney),
+            ("test", Network::Test),
+            ("archive", Network::Archive),
+            ("local", Network::Local),
+        ],
+    );
+    let netuid = r.whole("network.netuid", 0, 65_535);
+    let allow_private = r.boolean("network.allow_private_axons");
+
+    let wallet_path = r.path("wallet.path");
+    let wallet_is_default = r.origin("wallet.path") == Origin::Default;
+    let wallet_name = r.text("wallet.name");
+    let hotkeys = r.texts("wallet.hotkeys");
+    let password_file = r.path("wallet.password_file");
+    let hotkey = match hotkeys.as_deref() {
+        Some([one]) => Some(one.clone()),
+        Some(several) => {
+            let origin = r.origin("wallet.hotkeys");
+            r.fail("wallet.hotkeys", origin, format!("name exactly one hotkey, not {}", several.len()));
+            None
+        }
+        None => None,
+    };
+
+    let data = r.path("paths.data");
+    let out = r.path("paths.out");
+
+    let dendrite_connect = r.duration("dendrite.connect_timeout", MS(100), S(60));
+    let pull_timeout = r.duration("dendrite.pull_timeout", S(1), S(300));
+    let submit_timeout = r.duration("dendrite.submit_timeout", S(1), S(3_600));
+    let pull_reply_limit = r.size("dendrite.pull_reply_limit", ByteSize(64 << 10), ByteSize::mib(1_024));
+    let submit_reply_limit = r.size("dendrite.submit_reply_limit", ByteSize(16 << 10), ByteSize::mib(64));
+    let dendrite_idle = r.duration("dendrite.idle_connection", S(0), S(4));
+    let version = r.whole("dendrite.version", 7_002_000, 99_999_999);
+
+    let cooldown = r.duration("rules.cooldown", S(1), S(DAY));
+    let lock = r.duration("rules.lock", S(0), S(3_600));
+    let margin = r.duration("mining.margin", S(0), S(60));
+    let max_prompt_chars = r.whole("mining.max_prompt_chars", 1, 1_000_000);
+    let gate_margin = r.fraction("decide.gate_margin", 0.0, 1.0);
+    let max_retries = r.whole("decide.max_retries", 0, 10);
+    let scorer_down =
+        r.choice("decide.scorer_down", &[("empty", ScorerDown::Empty), ("submit", ScorerDown::Submit)]);
+    let card = r.text("gpu.uuid");
+
+    let worker_defaults = first_worker(defaults);
+    let workers = r.entries("workers", &worker_defaults, worker);
+    let validators_read = validators(r);
+
+    let zstd_level = r.whole("splat.zstd_level", 1, 22);
+    let keep_ply = r.boolean("splat.keep_ply");
+    let keep_results = r.duration("store.keep_results", S(0), S(3_650 * DAY));
+    let level = r.choice(
+        "log.level",
+        &[
+            ("error", LevelFilter::ERROR),
+            ("warn", LevelFilter::WARN),
+            ("info", LevelFilter::INFO),
+            ("debug", LevelFilter::DEBUG),
+            ("trace", LevelFilter::TRACE),
+        ],
+    );
+    let format = r.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    let grace = r.duration("shutdown.grace", S(0), S(600));
+    let devnet = devnet(r);
+
+    let mut generators = Vec::new();
+    let mut scorers = Vec::new();
+    for worker in workers {
+        match worker {
+            Worker::Generator(settings) => generators.push(settings),
+            Worker::Scorer(settings) => scorers.push(settings),
+        }
+    }
+    let origin = Origin::Default;
+    if generators.len() != 1 {
+        r.fail("workers", origin.clone(), format!("name exactly one generator, not {}", generators.len()));
+    }
+    if scorers.len() > 1 {
+        r.fail("workers", origin, format!("name at most one scorer, not {}", scorers.len()));
+    }
+    let generator = generators.pop();
+    let named_scorer = scorers.pop();
+    let real_generator = generator.as_ref().is_some_and(|g| g.url != WorkerUrl::Devnet);
+    let scorer_left_out = real_generator && named_scorer.as_ref().is_some_and(|s| s.url == WorkerUrl::Devnet);
+
+    let settings = Settings {
+        network: network?,
+        netuid: Netuid(u16::try_from(netuid?).ok()?),
+        wallet: WalletSettings {
+            path: wallet_path?,
+            name: wallet_name?,
+            hotkey: hotkey?,
+            password_file: password_file.filter(|path| !path.as_os_str().is_empty()),
+        },
+        wallet_is_default,
+        paths: PathSettings { data: data.filter(|path| !path.as_os_str().is_empty()), out: out? },
+        dendrite: dendrite::Settings {
+            pull_timeout: pull_timeout?,
+            submit_timeout: submit_timeout?,
+            pull_reply_limit: pull_reply_limit?,
+            submit_reply_limit: submit_reply_limit?,
+            version: i64::try_from(version?).ok()?,
+        },
+        dendrite_connect: dendrite_connect?,
+        dendrite_idle: dendrite_idle?,
+        mining: mining::Settings {
+            cooldown: cooldown?,
+            lock: lock?,
+            margin: margin?,
+            max_prompt_chars: usize::try_from(max_prompt_chars?).ok()?,
+            gate_margin: gate_margin?,
+            max_retries: u32::try_from(max_retries?).ok()?,
+            scorer_down: scorer_down?,
+            keep_results: keep_results?,
+        },
+        card: card?,
+        generator: generator?,
+        scorer: named_scorer.filter(|_| !scorer_left_out),
+        scorer_left_out,
+        zstd_level: i32::try_from(zstd_level?).ok()?,
+        keep_ply: keep_ply?,
+        log: LogSettings { level: level?, format: format? },
+        grace: grace?,
+        devnet: devnet?,
+        validators: validators_read,
+    };
+    agree(r, &settings, allow_private?);
+    Some(settings)
+}
+
+/// Rules that concern several keys.
+fn agree(r: &mut Reader, settings: &Settings, allow_private: bool) {
+    let mut fail = |key: &str, problem: String| {
+        let origin = r.origin(key);
+        r.fail(key, origin, problem);
+    };
+    if settings.network != Network::Devnet && settings.validators.is_empty() {
+        fail(
+            "validators",
+            format!(
+                "name the validators to mine for under [[validators]]: this version does not read them from the chain of `{}`",
+                settings.network.as_str()
+            ),
+        );
+    }
+    if settings.is_public() {
+        if settings.generator.url == WorkerUrl::Devnet {
+            fail(
+                "workers",
+                "the embedded generator makes toys: on a public network name your own (workers.url)".into(),
+            );
+        }
+        for validator in &settings.validators {
+            if !allow_private && !is_global(validator.address) {
+                fail(
+                    "validators",
+                    format!(
+                        "{} is no address of the public internet; set network.allow_private_axons to use it all the same",
+                        validator.address
+                    ),
+                );
+            }
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for validator in &settings.validators {
+        if !seen.insert(validator.hotkey) {
+            fail("validators", format!("{} is named twice", validator.hotkey));
+        }
+    }
+}
+
+/// Neither loopback, private, link-local nor otherwise reserved for use at home.
+fn is_global(address: SocketAddr) -> bool {
+    match address.ip() {
+        std::net::IpAddr::V4(ip) => {
+            let shared = ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1]);
+            !(ip.is_loopback()
+                || ip.is_private()
+                || ip.is_link_local()
+                || ip.is_unspecified()
+                || ip.is_broadcast()
+                || ip.is_multicast()
+                || shared
+                || ip.octets()[0] == 0)
+        }
+        std::net::IpAddr::V6(ip) => {
+            if let Some(mapped) = ip.to_ipv4_mapped() {
+                return is_global(SocketAddr::new(mapped.into(), address.port()));
+            }
+            !(ip.is_loopback()
+                || ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.is_unique_local()
+                || ip.is_unicast_link_local())
+        }
+    }
+}
+
+/// What an entry of `[[workers]]` may leave out: everything but name, role, url and how it is asked.
+fn first_worker(defaults: &Table) -> Table {
+    let shipped = defaults.get("workers").and_then(Value::as_array).and_then(|list| list.first());
+    let mut table = shipped.and_then(Value::as_table).cloned().unwrap_or_default();
+    for own in ["name", "role", "url"] {
+        table.remove(own);
+    }
+    table
+}
+
+fn worker(r: &mut Reader) -> Option<Worker> {
+    let name = r.text("name");
+    let is_generator = r.choice("role", &[("generator", true), ("scorer", false)]);
+    let url = r.read("url", |value| match value.as_str() {
+        Some("devnet") => Ok(WorkerUrl::Devnet),
+        Some(text) => text.parse().map(WorkerUrl::At).map_err(|e: crate::net::EndpointError| e.to_string()),
+        None => Err("expected a URL or \"devnet\"".into()),
+    });
+    let dialect = r.choice(
+        "dialect",
+        &[("form", Dialect::Form), ("image", Dialect::Image), ("form-image", Dialect::FormImage)],
+    );
+    let kinds = r.texts("kinds");
+    let connect_timeout = r.duration("connect_timeout", MS(100), S(60));
+    let first_byte = r.duration("first_byte_timeout", S(1), S(DAY));
+    let total = r.duration("total_timeout", S(1), S(DAY));
+    let body = r.size("body_limit", ByteSize(64 << 10), ByteSize::mib(4_096));
+
+    let dialect = dialect?;
+    let mut wanted = BTreeSet::new();
+    for kind in kinds? {
+        let kind = match kind.as_str() {
+            "text" => PromptKind::Text,
+            "image" => PromptKind::Image,
+            other => {
+                let origin = r.origin("kinds");
+                r.fail("kinds", origin, format!("`{other}` is neither \"text\" nor \"image\""));
+                continue;
+            }
+        };
+        // The default names both kinds; what the dialect cannot carry is left out of it.
+        if dialect.kinds().contains(&kind) {
+            wanted.insert(kind);
+        }
+    }
+    if wanted.is_empty() {
+        let origin = r.origin("kinds");
+        r.fail("kinds", origin, "this dialect can carry none of these kinds of prompt".into());
+        return None;
+    }
+    let settings = WorkerSettings {
+        name: name?,
+        url: url?,
+        dialect,
+        kinds: wanted,
+        connect_timeout: connect_timeout?,
+        limits: Limits { first_byte: first_byte?, total: total?, body: body? },
+    };
+    Some(if is_generator? { Worker::Generator(settings) } else { Worker::Scorer(settings) })
+}
+
+fn validators(r: &mut Reader) -> Vec<ValidatorSettings> {
+    let mut optional = Table::new();
+    optional.insert("uid".into(), Value::Integer(-1));
+    r.entries("validators", &optional, |r| {
+        let hotkey = r.parsed::<Hotkey>("hotkey");
+        let address = r.parsed::<SocketAddr>("address");
+        let uid = r.read("uid", |value| match value.as_integer() {
+            Some(-1) => Ok(None),
+            Some(n) => u16::try_from(n).map(|n| Some(Uid(n))).map_err(|_| "expected 0 to 65535".to_owned()),
+            None => Err("expected 0 to 65535".to_owned()),
+        });
+        Some(ValidatorSettings { hotkey: hotkey?, address: address?, uid: uid? })
+    })
+}
+
+fn devnet(r: &mut Reader) -> Option<DevnetSettings> {
+    let validators = r.whole("devnet.validators", 1, 64);
+    let cooldown = r.duration("devnet.cooldown", S(1), S(DAY));
+    let throttle = r.duration("devnet.throttle", S(0), S(DAY));
+    let penalty = r.duration("devnet.penalty", S(0), S(DAY));
+    let lock = r.duration("devnet.lock", S(0), S(3_600));
+    let image_share = r.fraction("devnet.image_share", 0.0, 1.0);
+    let seed = r.whole("devnet.seed", 0, i64::MAX as u64);
+    let base_port = r.whole("devnet.base_port", 0, 65_000);
+    Some(DevnetSettings {
+        validators: u16::try_from(validators?).ok()?,
+        cooldown: cooldown?,
+        throttle: throttle?,
+        penalty: penalty?,
+        lock: lock?,
+        image_share: image_share?,
+        seed: seed?,
+        base_port: u16::try_from(base_port?).ok()?,
+    })
+}

@@ -1,0 +1,168 @@
+//! When a lane may be asked again.
+//!
+//! A cooldown ends at a time of the validator's clock, known only through its `Date` headers: whole
+//! seconds, rounded down, possibly lagging. Each reply bounds how far that clock is ahead of ours;
+//! the least possible lead is kept, and a pull goes out only when even then the cooldown is over. So
+//! no pull is early, whatever either clock shows (rules.md R9, "Pulling").
+
+use std::time::Duration;
+
+use crate::dendrite::Answered;
+use crate::net::Backoff;
+use crate::primitives::UnixTime;
+use crate::store::LaneRecord;
+
+/// Cooldown, clock and failures of one lane.
+#[derive(Debug, Clone)]
+pub struct Cooldowns {
+    record: LaneRecord,
+    /// Not before this time of our clock, whatever the cooldown says: backoff after failures.
+    held_until: UnixTime,
+    failures: u32,
+    margin: Duration,
+}
+
+/// `Date` is cut to whole seconds, and servers refresh it once a second.
+const DATE_SLACK: Duration = Duration::from_secs(2);
+
+/// Wait when no `Date` was ever seen: our clock may be ahead of the validator's.
+const BLIND_SLACK: Duration = Duration::from_secs(2);
+
+impl Cooldowns {
+    pub fn new(record: LaneRecord, margin: Duration) -> Self {
+        Self { record, held_until: UnixTime::EPOCH, failures: 0, margin }
+    }
+
+    /// What to write down.
+    pub fn record(&self) -> LaneRecord {
+        self.record
+    }
+
+    /// Learns from the clock readings of a reply.
+    pub fn observe<T>(&mut self, answered: &Answered<T>) {
+        let Some(date) = answered.date else { return };
+        // When the head arrived the validator's clock showed at least `date`.
+        let least = date.nanos_after(answered.timing.answered);
+        // When we sent, it showed at most `date` and its slack.
+        let most = (date + DATE_SLACK).nanos_after(answered.timing.sent);
+        let kept = self.record.clock_offset.map(i128::from);
+        let offset = match kept {
+            // Bounds that no longer overlap: one of the clocks was set.
+            Some(kept) if kept > most => least,
+            Some(kept) => kept.max(least),
+            None => least,
+        };
+        self.record.clock_offset =
+            Some(i64::try_from(offset).unwrap_or(if offset < 0 { i64::MIN } else { i64::MAX }));
+    }
+
+    /// Takes over the end of a cooldown, by the validator's clock.
+    pub fn cool_until(&mut self, until: UnixTime) {
+        self.record.cooldown_until = Some(until);
+        self.failures = 0;
+        self.held_until = UnixTime::EPOCH;
+    }
+
+    /// The lane answered; failures are forgotten.
+    pub fn answered(&mut self) {
+        self.failures = 0;
+        self.held_until = UnixTime::EPOCH;
+    }
+
+    /// Holds the lane for a time.
+    pub fn hold(&mut self, now: UnixTime, time: Duration) {
+        self.held_until = self.held_until.max(now + time);
+    }
+
+    /// Holds the lane after a failure, longer with each in a row; returns for how long.
+    pub fn fail(&mut self, now: UnixTime, backoff: Backoff) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let wait = backoff.after(self.failures);
+        self.hold(now, wait);
+        wait
+    }
+
+    pub fn set_window_count(&mut self, count: u64) {
+        self.record.window_count = Some(count);
+    }
+
+    /// The first time of our clock at which a pull is certainly not early.
+    pub fn due(&self) -> UnixTime {
+        let cooled = match (self.record.cooldown_until, self.record.clock_offset) {
+            (None, _) => UnixTime::EPOCH,
+            (Some(until), Some(offset)) => until.shifted(-i128::from(offset)) + self.margin,
+            (Some(until), None) => until + self.margin + BLIND_SLACK,
+        };
+        cooled.max(self.held_until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Timing;
+
+    const T: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    /// A reply whose round trip took `trip` and whose validator's clock is ahead by `ahead` ms.
+    fn reply(sent: UnixTime, trip_ms: u64, ahead_ms: i64) -> Answered<()> {
+        let answered = sent + Duration::from_millis(trip_ms);
+        let theirs = sent.shifted(i128::from(trip_ms) * 500_000 + i128::from(ahead_ms) * 1_000_000);
+        Answered {
+            reply: (),
+            timing: Timing {
+                sent,
+                answered,
+                first_byte: Duration::from_millis(trip_ms),
+                total: Duration::from_millis(trip_ms),
+            },
+            date: Some(UnixTime::from_secs(theirs.as_secs())),
+        }
+    }
+
+    #[test]
+    fn no_pull_is_early_for_any_offset() {
+        for ahead_ms in [-60_000, -3_700, -1, 0, 700, 999, 60_000] {
+            for fraction in [0, 1, 250, 999] {
+                for trip in [1, 40, 2_500] {
+                    let mut lane = Cooldowns::new(LaneRecord::default(), Duration::from_millis(100));
+                    let sent = T + Duration::from_millis(fraction);
+                    lane.observe(&reply(sent, trip, ahead_ms));
+                    let until = T.shifted(i128::from(ahead_ms) * 1_000_000) + Duration::from_secs(300);
+                    lane.cool_until(UnixTime::from_secs(until.as_secs()));
+                    let theirs = lane.due().shifted(i128::from(ahead_ms) * 1_000_000);
+                    assert!(theirs.as_secs() >= until.as_secs(), "{ahead_ms} {fraction} {trip}");
+                    let late = theirs.saturating_since(UnixTime::from_secs(until.as_secs()));
+                    assert!(
+                        late <= Duration::from_millis(1_100 + trip),
+                        "{late:?} at {ahead_ms} {fraction} {trip}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_noticed() {
+        let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
+        lane.observe(&reply(T, 10, 0));
+        // Our clock jumps an hour ahead: theirs is now an hour behind it.
+        let later = T + Duration::from_secs(3_700);
+        lane.observe(&reply(later, 10, -3_600_000));
+        let until = UnixTime::from_secs(later.as_secs() - 3_600 + 100);
+        lane.cool_until(until);
+        assert!(lane.due() >= until + Duration::from_secs(3_600));
+    }
+
+    #[test]
+    fn failures_hold_a_lane_longer_and_longer() {
+        let backoff = Backoff::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap();
+        let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
+        assert_eq!(lane.due(), UnixTime::EPOCH);
+        assert_eq!(lane.fail(T, backoff).as_secs(), 10);
+        assert_eq!(lane.fail(T, backoff).as_secs(), 20);
+        assert_eq!(lane.due(), T + Duration::from_secs(20));
+        lane.answered();
+        assert_eq!(lane.due(), UnixTime::EPOCH);
+    }
+}

@@ -1,0 +1,216 @@
+//! Making and judging one candidate: shared by the loop and by `--task`.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::report;
+use crate::gpu::{Arbiter, Tenant};
+use crate::primitives::{LocalId, Prompt, Seed};
+use crate::splat::{Defect, EncodeError, MAX_PAYLOAD_BYTES, PlyError, PlyReader, Spz, SpzEncoder, SpzError};
+use crate::store::{Canary, Store, StoreError, Verdict};
+use crate::workers::{GenerateError, Generator, Judgement, ScoreError, Scorer, SplatFormat};
+
+/// Fresh seeds and random bits, from the operating system or from a fixed seed.
+#[derive(Clone)]
+pub struct SeedSource(Arc<Mutex<StdRng>>);
+
+impl fmt::Debug for SeedSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SeedSource")
+    }
+}
+
+impl SeedSource {
+    pub fn from_os() -> Self {
+        Self::fixed(rand::random())
+    }
+
+    pub fn fixed(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
+    }
+
+    fn bits(&self) -> u128 {
+        let mut rng = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64())
+    }
+
+    pub fn seed(&self) -> Seed {
+        // The upper bits of the word; `Seed` keeps 31 of them.
+        Seed::new((self.bits() >> 96) as u32)
+    }
+
+    pub fn local_id(&self, at: crate::primitives::UnixTime) -> LocalId {
+        LocalId::new(at, self.bits())
+    }
+}
+
+/// What candidates are made with.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    pub generator: Generator,
+    /// `None`: results go out unscored, after the data check.
+    pub scorer: Option<Scorer>,
+    pub arbiter: Arbiter,
+    pub encoder: SpzEncoder,
+}
+
+/// A splat that passed the validators' data rules.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub spz: Arc<Spz>,
+    /// The generator's own PLY, if it sent one and it was asked for.
+    pub ply: Option<Vec<u8>>,
+    pub seed: Seed,
+    /// Time in the queue for the card.
+    pub waited: Duration,
+    /// From the grant of the card to the last byte.
+    pub generation: Duration,
+    pub first_byte: Duration,
+    /// Reading, encoding and checking.
+    pub encoding: Duration,
+}
+
+/// Why an attempt made no candidate.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    #[error("the generator's PLY cannot be used: {0}")]
+    Ply(#[from] PlyError),
+    #[error("the generator's SPZ cannot be used: {0}")]
+    Spz(#[from] SpzError),
+    #[error("encoding failed: {0}")]
+    Encode(#[from] EncodeError),
+    #[error("validators would refuse the splat: {0}")]
+    Defect(#[from] Defect),
+    #[error("encoding was interrupted: {0}")]
+    Interrupted(String),
+}
+
+impl MakeError {
+    /// Whether another seed has a chance.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Generate(error) => error.is_retryable(),
+            Self::Spz(SpzError::Gzip) | Self::Ply(PlyError::Mesh { .. }) => false,
+            _ => true,
+        }
+    }
+}
+
+/// Generates under a lease of the card, then encodes and checks off the async threads.
+///
+/// `keep_ply` hands the generator's PLY on. Logs the two lines that operators look for.
+///
+/// # Errors
+/// See [`MakeError`].
+pub async fn make(
+    bench: &Bench,
+    task: &LocalId,
+    prompt: &Prompt,
+    seed: Seed,
+    keep_ply: bool,
+) -> Result<Candidate, MakeError> {
+    let worker = bench.generator.name();
+    let lease = bench.arbiter.lease(Tenant::Generator).await;
+    report::acquired(lease.waited, worker, bench.arbiter.card(), task);
+    let generation = bench.generator.generate(prompt, seed).await?;
+    let held = lease.held();
+    let waited = lease.waited;
+    drop(lease);
+    report::total_time(held, waited, generation.timing.first_byte, worker, task);
+
+    let first_byte = generation.timing.first_byte;
+    let encoder = bench.encoder;
+    let started = tokio::time::Instant::now();
+    let work = move || -> Result<(Spz, Option<Vec<u8>>), MakeError> {
+        let (spz, ply) = match generation.format {
+            SplatFormat::Ply => {
+                let spz = encoder.encode(&PlyReader::default().read(&generation.body)?)?;
+                (spz, keep_ply.then_some(generation.body))
+            }
+            SplatFormat::Spz => (Spz::adopt(generation.body, MAX_PAYLOAD_BYTES, &encoder)?, None),
+        };
+        Ok((spz.check()?.into_spz(), ply))
+    };
+    let (spz, ply) =
+        tokio::task::spawn_blocking(work).await.map_err(|e| MakeError::Interrupted(e.to_string()))??;
+    Ok(Candidate {
+        spz: Arc::new(spz),
+        ply,
+        seed,
+        waited,
+        generation: held,
+        first_byte,
+        encoding: started.elapsed(),
+    })
+}
+
+/// Judges exactly the bytes that would be submitted.
+///
+/// An all-zero answer or a failure is no verdict: the scorer is then asked about its canary (the
+/// last splat it gave a score) and about the splat once more. If the canary scores and the splat
+/// again does not, the splat scores 0; otherwise the scorer is taken to be down.
+///
+/// # Errors
+/// When the store fails.
+pub async fn judge(
+    bench: &Bench,
+    store: Option<&Store>,
+    task: &LocalId,
+    prompt: &Prompt,
+    spz: &Arc<Spz>,
+) -> Result<Verdict, StoreError> {
+    use crate::primitives::Score;
+
+    let Some(scorer) = &bench.scorer else { return Ok(Verdict::Unscored) };
+    let lease = bench.arbiter.lease(Tenant::Scorer).await;
+    let first = scorer.score(prompt, spz).await;
+    let verdict = match usable(&first) {
+        Some(score) => score,
+        None => {
+            tracing::warn!(worker = scorer.name(), task = %task.short(), answer = %said(&first), "The scorer gave no verdict");
+            let canary = match store {
+                Some(store) => store.canary(scorer.name()).await?,
+                None => None,
+            };
+            let alive = match &canary {
+                Some(canary) => usable(&scorer.score(&canary.prompt, &canary.spz).await).is_some(),
+                None => false,
+            };
+            match usable(&scorer.score(prompt, spz).await) {
+                Some(score) => score,
+                None if alive => return Ok(Verdict::Scored(Score::ZERO)),
+                None => return Ok(Verdict::NoVerdict),
+            }
+        }
+    };
+    drop(lease);
+    if verdict > Score::ZERO
+        && let Some(store) = store
+    {
+        let canary = Canary { prompt: prompt.clone(), spz: Arc::clone(spz), score: verdict };
+        store.set_canary(scorer.name(), canary).await?;
+    }
+    Ok(Verdict::Scored(verdict))
+}
+
+type Answer = Result<(Judgement, crate::net::Timing), ScoreError>;
+
+fn usable(answer: &Answer) -> Option<crate::primitives::Score> {
+    match answer {
+        Ok((Judgement::Scored(scores), _)) => Some(scores.score),
+        Ok((Judgement::NoVerdict, _)) | Err(_) => None,
+    }
+}
+
+fn said(answer: &Answer) -> String {
+    match answer {
+        Ok(_) => "all scores are zero".into(),
+        Err(error) => error.to_string(),
+    }
+}

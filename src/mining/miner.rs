@@ -1,0 +1,538 @@
+//! The loop itself: waits, performs what the state machine asks for, writes down what happened.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::cooldowns::Cooldowns;
+use super::make::{Bench, MakeError, SeedSource, judge, make};
+use super::meaning::{PullMeaning, ReplyMeaning};
+use super::roster::{Due, Roster};
+use super::source::TaskSource;
+use super::state::{Event, Step, TaskState, advance};
+use super::{Settings, report};
+use crate::clock::Clock;
+use crate::dendrite::{CallError, Submission};
+use crate::net::Backoff;
+use crate::primitives::{Hotkey, Prompt, UnixTime, Untrusted};
+use crate::store::{
+    Accepted, Answer, FeedbackRecord, LaneKey, Making, NewTask, Outcome, Settled, Store, StoreError,
+    TaskRecord, Verdict,
+};
+use crate::workers::GenerateError;
+
+/// How much to do before stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// Until told to stop.
+    Endless,
+    /// Until this many tasks have ended.
+    Tasks(u64),
+    /// At most one task, and no waiting for a cooldown.
+    Once,
+}
+
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The budget is spent.
+    Done,
+    /// `Once`, and no lane had a task to give.
+    NothingDue,
+    /// `Once`, and the generator is not reachable.
+    NoGenerator,
+    Stopped,
+}
+
+/// The loop cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum MinerError {
+    #[error("no source of tasks")]
+    NoSources,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Mines with one hotkey.
+#[derive(Debug)]
+pub struct Miner {
+    lanes: Vec<Lane>,
+    bench: Bench,
+    store: Store,
+    clock: Clock,
+    seeds: SeedSource,
+    settings: Settings,
+    last_prune: UnixTime,
+}
+
+#[derive(Debug)]
+struct Lane {
+    key: LaneKey,
+    source: TaskSource,
+    cooldowns: Cooldowns,
+    last_asked: UnixTime,
+    /// The open task, while it waits for its turn.
+    open: Option<OpenWork>,
+}
+
+#[derive(Debug)]
+struct OpenWork {
+    task: TaskRecord,
+    state: TaskState,
+}
+
+/// Waits between pulls that brought nothing (rules.md R8).
+const NOTHING: Backoff = backoff(10, 300);
+
+/// Waits after pulls whose reply was lost: a repeated pull of an assigned task is free (rules.md R8).
+const LOST_REPLY: Backoff = backoff(3, 300);
+
+const fn backoff(min_s: u64, max_s: u64) -> Backoff {
+    match Backoff::try_new(Duration::from_secs(min_s), Duration::from_secs(max_s)) {
+        Ok(backoff) => backoff,
+        // Reached only while compiling the constants above.
+        Err(_) => panic!("the constants make a backoff"),
+    }
+}
+
+/// A generator that is gone this long will not be back soon (rules.md R9, "Empty at once").
+const GENERATOR_PATIENCE: Duration = Duration::from_secs(100);
+
+/// Between two looks at a generator that is gone.
+const GENERATOR_RETRY: Duration = Duration::from_secs(5);
+
+const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Whether a task is done for now.
+enum Progress {
+    Ended,
+    /// It goes on when its answer may be sent again.
+    Later,
+    Stopped,
+}
+
+impl Miner {
+    /// Takes up what the store remembers of each source: cooldowns and open tasks.
+    ///
+    /// # Errors
+    /// When there is no source or the store fails.
+    pub async fn resume(
+        hotkey: Hotkey,
+        sources: Vec<TaskSource>,
+        bench: Bench,
+        store: Store,
+        clock: Clock,
+        seeds: SeedSource,
+        settings: Settings,
+    ) -> Result<Self, MinerError> {
+        if sources.is_empty() {
+            return Err(MinerError::NoSources);
+        }
+        let mut lanes = Vec::with_capacity(sources.len());
+        for source in sources {
+            let key = LaneKey { source: source.id(), hotkey };
+            let cooldowns = Cooldowns::new(store.lane(key).await?, settings.margin);
+            let open = store.open_task(key).await?.map(|open| {
+                let task = open.task.clone();
+                let state =
+                    TaskState::resumed(open, |prompt| bench.generator.makes(prompt.kind()), &settings);
+                OpenWork { task, state }
+            });
+            if let Some(open) = &open {
+                tracing::info!(task = %open.task.id.short(), "Taking up an open task");
+            }
+            lanes.push(Lane { key, source, cooldowns, last_asked: UnixTime::EPOCH, open });
+        }
+        Ok(Self { lanes, bench, store, clock, seeds, settings, last_prune: UnixTime::EPOCH })
+    }
+
+    /// Mines until the budget is spent or `stop` is cancelled.
+    ///
+    /// Stopping abandons a generation (the task stays open and comes back) and lets a submission
+    /// finish; the caller bounds that by dropping the future. Everything that matters is in the
+    /// store at every await.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn run(&mut self, budget: Budget, stop: &CancellationToken) -> Result<Finish, MinerError> {
+        let mut ended = 0;
+        loop {
+            match budget {
+                Budget::Tasks(limit) if ended >= limit => return Ok(Finish::Done),
+                Budget::Once if ended >= 1 => return Ok(Finish::Done),
+                _ => {}
+            }
+            if stop.is_cancelled() {
+                return Ok(Finish::Stopped);
+            }
+            self.prune().await;
+            let now = self.clock.now();
+            let Some((position, due)) = self.next_lane(budget, now) else {
+                return Err(MinerError::NoSources);
+            };
+            if due > now {
+                if budget == Budget::Once && self.lanes[position].open.is_none() {
+                    return Ok(Finish::NothingDue);
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(Finish::Stopped),
+                    () = self.clock.sleep_until(due) => {}
+                }
+                continue;
+            }
+            if self.lanes[position].open.is_none() {
+                if budget == Budget::Once && !self.bench.generator.is_reachable().await {
+                    return Ok(Finish::NoGenerator);
+                }
+                if !self.wait_for_generator(stop).await {
+                    return Ok(Finish::Stopped);
+                }
+                self.pull(position, stop).await?;
+            }
+            match self.work(position, stop).await? {
+                Some(Progress::Ended) => ended += 1,
+                Some(Progress::Stopped) => return Ok(Finish::Stopped),
+                Some(Progress::Later) | None => {}
+            }
+        }
+    }
+
+    /// The lane to turn to, and when. With a single task to do, one that is open comes before all.
+    fn next_lane(&self, budget: Budget, now: UnixTime) -> Option<(usize, UnixTime)> {
+        let open_only = budget == Budget::Once && self.lanes.iter().any(|lane| lane.open.is_some());
+        let wanted: Vec<usize> =
+            (0..self.lanes.len()).filter(|i| !open_only || self.lanes[*i].open.is_some()).collect();
+        let dues: Vec<Due> = wanted.iter().map(|i| self.lanes[*i].due()).collect();
+        let chosen = Roster::next(&dues, now)?;
+        Some((wanted[chosen], dues[chosen].at))
+    }
+
+    /// Asks one lane for a task and files what it says.
+    async fn pull(&mut self, position: usize, stop: &CancellationToken) -> Result<(), MinerError> {
+        let lane = &mut self.lanes[position];
+        lane.last_asked = self.clock.now();
+        let source = lane.source.clone();
+        let result = tokio::select! {
+            // A pull may assign a task; the validator gives the same one again after a restart.
+            () = stop.cancelled() => return Ok(()),
+            result = source.pull() => result,
+        };
+        let now = self.clock.now();
+        let validator = lane.key.source;
+        match PullMeaning::read(result) {
+            PullMeaning::Assigned { task, reply } => {
+                lane.cooldowns.observe(&reply);
+                lane.cooldowns.answered();
+                let new = NewTask {
+                    id: self.seeds.local_id(now),
+                    lane: lane.key,
+                    task_id: task.id,
+                    prompt: task.prompt,
+                    threshold: reply.reply.threshold,
+                    throttle_s: reply.reply.throttle_s,
+                    pulled_at: now,
+                };
+                let makes = |prompt: &Prompt| self.bench.generator.makes(prompt.kind());
+                let open = match self.store.accept(new).await? {
+                    Accepted::New(task) => {
+                        let state = TaskState::new(&task, makes, &self.settings);
+                        OpenWork { task, state }
+                    }
+                    Accepted::Known(open) => {
+                        let task = open.task.clone();
+                        OpenWork { task, state: TaskState::resumed(open, makes, &self.settings) }
+                    }
+                };
+                tracing::info!(
+                    validator = %validator, task = %open.task.id.short(), kind = %open.task.prompt.kind(),
+                    "Pulled a task ({})", Untrusted::prompt(&open.task.prompt)
+                );
+                lane.open = Some(open);
+            }
+            PullMeaning::Cooling { until, reply } => {
+                lane.cooldowns.observe(&reply);
+                lane.cooldowns.cool_until(until);
+                let wait = lane.cooldowns.due().saturating_since(now);
+                // About an hour is what an unregistered hotkey is told (rules.md R4).
+                if wait > self.settings.cooldown + Duration::from_secs(2_400) {
+                    tracing::warn!(%validator, wait_s = wait.as_secs(), "The validator gives no task for long: is this hotkey registered?");
+                } else {
+                    tracing::debug!(%validator, wait_s = wait.as_secs(), "Cooling down");
+                }
+                self.store.set_lane(lane.key, lane.cooldowns.record()).await?;
+            }
+            PullMeaning::Nothing => {
+                let wait = lane.cooldowns.fail(now, NOTHING);
+                tracing::debug!(%validator, wait_s = wait.as_secs(), "No task and no time given");
+            }
+            PullMeaning::MaybeAssigned(error) => {
+                let wait = lane.cooldowns.fail(now, LOST_REPLY);
+                tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The reply to a pull was lost, asking again");
+            }
+            PullMeaning::Failed(error) => {
+                let wait = lane.cooldowns.fail(now, NOTHING);
+                tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The validator could not be asked");
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with the open task of a lane until it ends, must wait, or the agent stops.
+    async fn work(
+        &mut self,
+        position: usize,
+        stop: &CancellationToken,
+    ) -> Result<Option<Progress>, MinerError> {
+        let Some(mut work) = self.lanes[position].open.take() else { return Ok(None) };
+        let progress = loop {
+            let now = self.clock.now();
+            let event = match work.state.step() {
+                Step::Make => tokio::select! {
+                    () = stop.cancelled() => break Progress::Stopped,
+                    event = self.attempt(&work.task) => event?,
+                },
+                Step::Judge => tokio::select! {
+                    () = stop.cancelled() => break Progress::Stopped,
+                    event = self.judge(&work) => event?,
+                },
+                Step::Answer { not_before } if not_before > now => break Progress::Later,
+                Step::Answer { .. } => self.answer(position, &work).await?,
+                Step::Nothing => break Progress::Ended,
+            };
+            let threshold = work.task.threshold;
+            work.state = advance(work.state, event, threshold, &self.settings);
+        };
+        if !matches!(progress, Progress::Ended) {
+            self.lanes[position].open = Some(work);
+        }
+        Ok(Some(progress))
+    }
+
+    /// Makes one candidate and keeps it.
+    async fn attempt(&self, task: &TaskRecord) -> Result<Event, MinerError> {
+        let attempt = self.store.begin_attempt(task.id).await?;
+        let seed = self.seeds.seed();
+        let gone_since = self.clock.instant();
+        let candidate = loop {
+            match make(&self.bench, &task.id, &task.prompt, seed, false).await {
+                Err(MakeError::Generate(GenerateError::Unreachable(_)))
+                    if gone_since.elapsed() < GENERATOR_PATIENCE =>
+                {
+                    self.clock.sleep(GENERATOR_RETRY).await;
+                }
+                made => break made,
+            }
+        };
+        let candidate = match candidate {
+            Ok(candidate) => candidate,
+            Err(error) => {
+                let gone = matches!(error, MakeError::Generate(GenerateError::Unreachable(_)));
+                tracing::warn!(
+                    task = %task.id.short(), worker = self.bench.generator.name(), %seed, error = %chain(&error),
+                    "No usable splat came of a generation"
+                );
+                return Ok(Event::Failed {
+                    reason: error.to_string(),
+                    retryable: error.is_retryable() && !gone,
+                });
+            }
+        };
+        let making = Making {
+            attempt,
+            seed,
+            worker: self.bench.generator.name().to_owned(),
+            generation: candidate.generation,
+            at: self.clock.now(),
+        };
+        Ok(Event::Kept(self.store.keep(task.id, making, candidate.spz).await?))
+    }
+
+    async fn judge(&self, work: &OpenWork) -> Result<Event, MinerError> {
+        let TaskState::Made { result, .. } = &work.state else {
+            return Ok(Event::Failed { reason: "nothing to judge".into(), retryable: true });
+        };
+        // The disk is given its time while the scorer works.
+        let (verdict, synced) = tokio::join!(
+            judge(&self.bench, Some(&self.store), &work.task.id, &work.task.prompt, &result.spz),
+            self.store.sync(work.task.id, result.attempt),
+        );
+        synced?;
+        let verdict = verdict?;
+        let result = self.store.judge(work.task.id, result, verdict).await?;
+        Ok(Event::Judged { result, verdict })
+    }
+
+    /// Records an answer, sends it, and files the reply.
+    async fn answer(&mut self, position: usize, work: &OpenWork) -> Result<Event, MinerError> {
+        let TaskState::Answering { answer, tries, .. } = &work.state else {
+            return Ok(Event::Failed { reason: "nothing to answer".into(), retryable: true });
+        };
+        let task = &work.task;
+        let submit_time = self.clock.now();
+        if let Answer::Empty(reason) = answer
+            && *tries == 0
+        {
+            tracing::info!(task = %task.id.short(), %reason, "Declining a task");
+        }
+        let submission = self.store.intend(task.id, answer, submit_time).await?;
+        let spz = match answer {
+            Answer::Result(result) => Some(result.spz.as_bytes()),
+            Answer::Empty(_) => None,
+        };
+        let lane = &mut self.lanes[position];
+        let result = lane
+            .source
+            .submit(Submission { task_id: &task.task_id, prompt: &task.prompt, spz, submit_time })
+            .await;
+        let at = self.clock.now();
+        let meaning = ReplyMeaning::read(&result, answer);
+        if let Ok(answered) = &result {
+            lane.cooldowns.observe(answered);
+        }
+        let Some(outcome) = meaning.outcome(answer, tries + 1) else {
+            let error = unsettled(&meaning, &result);
+            self.store.sent(task.id, submission, error.clone()).await?;
+            tracing::warn!(task = %task.id.short(), validator = %lane.key.source, error, "A submission is not settled, sending it again");
+            return Ok(Event::Replied { meaning, at });
+        };
+
+        let cooldown = result.as_ref().ok().and_then(|answered| answered.reply.cooldown_until);
+        match cooldown {
+            Some(until) => lane.cooldowns.cool_until(until),
+            // "No task assigned": the lane waits C from our last send (rules.md R8). C is a length of
+            // time, so it is taken by our own clock.
+            None => lane.cooldowns.hold(at, self.settings.cooldown),
+        }
+        let local_score = match answer {
+            Answer::Result(result) => match result.verdict {
+                Some(Verdict::Scored(score)) => Some(score),
+                _ => None,
+            },
+            Answer::Empty(_) => None,
+        };
+        let feedback = meaning.feedback().map(|f| {
+            lane.cooldowns.set_window_count(f.window_count);
+            FeedbackRecord {
+                uid: lane.source.uid(),
+                received_at: at,
+                validation_failed: f.validation_failed,
+                score: f.score,
+                local_score,
+                average_score: f.average_score,
+                window_count: f.window_count,
+                duel_rating: f.duel_rating,
+                reward: f.reward,
+                cooldown_until: cooldown,
+            }
+        });
+        let reason = match answer {
+            Answer::Empty(reason) => Some(reason.clone()),
+            Answer::Result(_) => None,
+        };
+        let settled = Settled { task: task.id, outcome, reason, at, feedback };
+        self.store.finish(settled, lane.key, lane.cooldowns.record()).await?;
+        match meaning.feedback() {
+            Some(f) => {
+                let next = lane.cooldowns.due().saturating_since(at);
+                report::feedback(lane.source.uid(), outcome, f, local_score, next, &task.id, &task.prompt);
+            }
+            None => {
+                tracing::info!(task = %task.id.short(), validator = %lane.key.source, %outcome, "The task is closed without feedback")
+            }
+        }
+        warn_of_contradiction(outcome, local_score, task);
+        Ok(Event::Replied { meaning, at })
+    }
+
+    /// Nothing is pulled for a generator that is gone. Returns false when told to stop.
+    async fn wait_for_generator(&self, stop: &CancellationToken) -> bool {
+        let mut told = false;
+        loop {
+            let reachable = tokio::select! {
+                () = stop.cancelled() => return false,
+                reachable = self.bench.generator.is_reachable() => reachable,
+            };
+            if reachable {
+                if told {
+                    tracing::info!(worker = self.bench.generator.name(), "The generator is back");
+                }
+                return true;
+            }
+            if !told {
+                told = true;
+                tracing::warn!(
+                    worker = self.bench.generator.name(), endpoint = %self.bench.generator.endpoint(),
+                    "The generator is not reachable, no task is pulled: start it, or correct its url in the configuration"
+                );
+            }
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = self.clock.sleep(GENERATOR_RETRY) => {}
+            }
+        }
+    }
+
+    async fn prune(&mut self) {
+        let now = self.clock.now();
+        if now.saturating_since(self.last_prune) < PRUNE_EVERY {
+            return;
+        }
+        self.last_prune = now;
+        match self.store.prune(now - self.settings.keep_results).await {
+            Ok(0) => {}
+            Ok(removed) => tracing::debug!(removed, "Old results removed"),
+            Err(error) => tracing::warn!(%error, "Old results could not be removed"),
+        }
+    }
+}
+
+impl Lane {
+    fn due(&self) -> Due {
+        let at = match self.open.as_ref().map(|open| open.state.step()) {
+            Some(Step::Answer { not_before }) => not_before,
+            Some(_) => UnixTime::EPOCH,
+            None => self.cooldowns.due(),
+        };
+        Due { at, last_asked: self.last_asked }
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+fn unsettled<T>(meaning: &ReplyMeaning, result: &Result<T, CallError>) -> String {
+    match (meaning, result) {
+        (ReplyMeaning::Unregistered, Err(CallError::Refused { message, .. })) => {
+            let said = message.as_deref().unwrap_or("no reason given");
+            format!("refused: {}", Untrusted::new(said))
+        }
+        (ReplyMeaning::StillOpen(_), _) => "the validator changed nothing: locked, or another task".into(),
+        (ReplyMeaning::Unknown(error), _) => error.clone(),
+        _ => "not settled".into(),
+    }
+}
+
+/// Good here, rejected there: the local scorer or our signature is wrong (rules.md R8).
+fn warn_of_contradiction(outcome: Outcome, local: Option<crate::primitives::Score>, task: &TaskRecord) {
+    if outcome == Outcome::Low
+        && let Some(local) = local
+        && local >= task.threshold
+    {
+        tracing::warn!(
+            task = %task.id.short(), %local, threshold = %task.threshold,
+            "The validator rejected a result that passes here: check the scorer's version, and the signature with `sn17-miner wallet check`"
+        );
+    }
+}

@@ -1,0 +1,284 @@
+//! One HTTP call within limits, over a socket or in process.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use tokio::time::Instant;
+use url::Url;
+
+use crate::clock::Clock;
+use crate::primitives::{ByteSize, UnixTime};
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Body of an in-process reply.
+pub type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A server in this process, for tests under a paused clock (loopback sockets give false timeouts
+/// there, house-style.md).
+pub type InProcess = Arc<
+    dyn Fn(http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<ReplyBody>, BoxError>>
+        + Send
+        + Sync,
+>;
+
+/// Which connections a transport may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connections {
+    /// A new one for every call.
+    Fresh,
+    /// Kept ones, if idle for less than this.
+    IdleUnder(Duration),
+}
+
+/// Carries calls.
+#[derive(Clone)]
+pub enum Transport {
+    Http(reqwest::Client),
+    InProcess(InProcess),
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http(_) => "Http",
+            Self::InProcess(_) => "InProcess",
+        })
+    }
+}
+
+/// Bounds of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From the start of the call to the head of the reply, sending included.
+    pub first_byte: Duration,
+    /// From the start of the call to the last byte.
+    pub total: Duration,
+    /// Bytes of the reply's body.
+    pub body: ByteSize,
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub method: Method,
+    pub url: Url,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// A whole reply.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+    pub timing: Timing,
+}
+
+/// When a call happened, by our wall clock, and how long its parts took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    pub sent: UnixTime,
+    /// The head of the reply was in.
+    pub answered: UnixTime,
+    pub first_byte: Duration,
+    pub total: Duration,
+}
+
+/// Why there is no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    #[error("could not connect: {0}")]
+    Connect(String),
+    #[error("no reply within {0:?}")]
+    FirstByteTimeout(Duration),
+    #[error("the reply was not complete within {0:?}")]
+    TotalTimeout(Duration),
+    #[error("the reply is larger than {0}")]
+    TooLarge(ByteSize),
+    #[error("redirected (status {0}), and redirects are refused")]
+    Redirected(StatusCode),
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    #[error("the HTTP client could not be set up: {0}")]
+    Setup(String),
+}
+
+impl NetError {
+    /// Whether the peer may have received the request and acted on it.
+    pub fn may_have_arrived(&self) -> bool {
+        !matches!(self, Self::Connect(_) | Self::Setup(_))
+    }
+
+    fn from_reqwest(error: &reqwest::Error) -> Self {
+        // The innermost cause says what happened; the outer layers repeat the URL.
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        if error.is_connect() { Self::Connect(cause.to_string()) } else { Self::Broken(cause.to_string()) }
+    }
+}
+
+impl Transport {
+    /// A transport over TCP.
+    ///
+    /// `connect` bounds the time to open a connection. Environment proxies are ignored and nothing
+    /// is followed.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn http(connect: Duration, connections: Connections) -> Result<Self, NetError> {
+        let builder = reqwest::Client::builder()
+            .connect_timeout(connect)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .tcp_nodelay(true)
+            .http1_only();
+        let builder = match connections {
+            Connections::Fresh => builder.pool_max_idle_per_host(0),
+            Connections::IdleUnder(idle) => builder.pool_idle_timeout(idle),
+        };
+        builder.build().map(Self::Http).map_err(|e| NetError::Setup(e.to_string()))
+    }
+
+    /// Makes one call and takes in the whole reply.
+    ///
+    /// Dropping the future abandons the call; the peer may go on working on it.
+    ///
+    /// # Errors
+    /// When there is no whole reply within the limits. A reply of any status is a reply, except
+    /// that a redirect is an error.
+    pub async fn call(&self, clock: &Clock, call: Call, limits: &Limits) -> Result<Reply, NetError> {
+        let sent = clock.now();
+        let start = clock.instant();
+        let deadline = start + limits.total;
+        let head_limit = limits.first_byte.min(limits.total);
+
+        let head = tokio::time::timeout(head_limit, self.send(call));
+        let (parts, mut body) = head.await.map_err(|_| NetError::FirstByteTimeout(head_limit))??;
+        let answered = clock.now();
+        let first_byte = start.elapsed();
+        if parts.status.is_redirection() {
+            return Err(NetError::Redirected(parts.status));
+        }
+
+        let body = tokio::time::timeout_at(deadline, collect(&mut body, limits.body))
+            .await
+            .map_err(|_| NetError::TotalTimeout(limits.total))??;
+        let timing = Timing { sent, answered, first_byte, total: Instant::now() - start };
+        Ok(Reply { status: parts.status, headers: parts.headers, body, timing })
+    }
+
+    async fn send(&self, call: Call) -> Result<(http::response::Parts, ReplyBody), NetError> {
+        match self {
+            Self::Http(client) => {
+                let request = client.request(call.method, call.url).headers(call.headers).body(call.body);
+                let response = request.send().await.map_err(|e| NetError::from_reqwest(&e))?;
+                let (parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
+                Ok((parts, body.map_err(Into::into).boxed_unsync()))
+            }
+            Self::InProcess(server) => {
+                let mut request = http::Request::new(call.body);
+                *request.method_mut() = call.method;
+                *request.uri_mut() =
+                    call.url.as_str().parse().map_err(|_| NetError::Connect("no such address".into()))?;
+                *request.headers_mut() = call.headers;
+                let response = server(request).await.map_err(|e| NetError::Connect(e.to_string()))?;
+                Ok(response.into_parts())
+            }
+        }
+    }
+}
+
+/// Takes the body in as it arrives: what the peer claims in `Content-Length` reserves nothing.
+async fn collect(body: &mut ReplyBody, limit: ByteSize) -> Result<Vec<u8>, NetError> {
+    let mut collected = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| NetError::Broken(e.to_string()))?;
+        let Ok(chunk) = frame.into_data() else { continue };
+        if collected.len() + chunk.len() > limit.as_usize() {
+            return Err(NetError::TooLarge(limit));
+        }
+        collected.extend_from_slice(&chunk);
+    }
+    Ok(collected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{Full, StreamBody};
+
+    fn server<F>(reply: F) -> Transport
+    where
+        F: Fn() -> BoxFuture<'static, ReplyBody> + Send + Sync + 'static,
+    {
+        Transport::InProcess(Arc::new(move |_| {
+            let body = reply();
+            Box::pin(async move { Ok(http::Response::new(body.await)) })
+        }))
+    }
+
+    fn full(bytes: &'static [u8]) -> ReplyBody {
+        Full::new(Bytes::from_static(bytes)).map_err(|never| match never {}).boxed_unsync()
+    }
+
+    fn get() -> Call {
+        Call {
+            method: Method::GET,
+            url: Url::parse("http://127.0.0.1:1/").unwrap(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
+
+    const LIMITS: Limits =
+        Limits { first_byte: Duration::from_secs(2), total: Duration::from_secs(5), body: ByteSize(8) };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_within_the_limits_arrives() {
+        let clock = Clock::starting_at(UnixTime::from_secs(1));
+        let reply =
+            server(|| Box::pin(async { full(b"12345678") })).call(&clock, get(), &LIMITS).await.unwrap();
+        assert_eq!(reply.body, b"12345678");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_byte_too_many_is_refused() {
+        let clock = Clock::starting_at(UnixTime::from_secs(1));
+        let error = server(|| Box::pin(async { full(b"123456789") })).call(&clock, get(), &LIMITS).await;
+        assert!(matches!(error, Err(NetError::TooLarge(ByteSize(8)))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_costs_the_first_byte_limit() {
+        let clock = Clock::starting_at(UnixTime::from_secs(1));
+        let start = clock.now();
+        let error =
+            server(|| Box::pin(std::future::pending())).call(&clock, get(), &LIMITS).await.unwrap_err();
+        assert!(matches!(error, NetError::FirstByteTimeout(_)) && error.may_have_arrived());
+        assert!(clock.now().saturating_since(start) < Duration::from_millis(2_100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_a_second_costs_the_total_limit() {
+        let clock = Clock::starting_at(UnixTime::from_secs(1));
+        let drip = || -> BoxFuture<'static, ReplyBody> {
+            let frames = futures_util::stream::unfold((), |()| async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Some((Ok::<_, BoxError>(http_body::Frame::data(Bytes::from_static(b"x"))), ()))
+            });
+            Box::pin(async { StreamBody::new(frames).boxed_unsync() })
+        };
+        let error = server(drip).call(&clock, get(), &LIMITS).await.unwrap_err();
+        assert!(matches!(error, NetError::TotalTimeout(_)), "{error}");
+    }
+}

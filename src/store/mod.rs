@@ -1,0 +1,131 @@
+//! One SQLite file: tasks, results, submissions, feedback, lanes and the journal of each task.
+//!
+//! Every row carries (source, hotkey), so that one file serves several of either. Results lie beside
+//! the database as `results/ID-N.spz`, written to a temporary name and renamed. Work goes through
+//! `spawn_blocking`, one transaction a call; `kill -9` at any moment leaves either the state before
+//! a call or the state after it. Power loss may cost the last result (answers.md, "Meaning").
+//!
+//! What a restart does with a task, by its journal state:
+//!
+//! | state | stored | on restart |
+//! |---|---|---|
+//! | `accepted`, `generating` | the task | pulled again; the validator gives the same task |
+//! | `kept` | and a result | scored |
+//! | `scored` | and its verdict | decided |
+//! | `intended` | and a submission that may have left | the stored bytes are submitted again, newly signed, after the lock |
+//! | `sent` | and that no answer came | the same |
+//! | `booked`, `declined` | and the outcome | nothing |
+
+mod error;
+mod lock;
+mod records;
+mod schema;
+mod tasks;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+pub use error::StoreError;
+pub use lock::{LockError, ProcessLock, runtime_dir};
+pub use records::{
+    Accepted, Answer, Canary, FeedbackRecord, KeptResult, LaneKey, LaneRecord, Making, NewTask, OpenTask,
+    Outcome, Settled, Stage, TaskRecord, Verdict,
+};
+
+/// Keeps the agent's memory. Cheap to clone; all clones use one connection.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    connection: Mutex<Connection>,
+    dir: PathBuf,
+}
+
+impl Store {
+    /// Name of the database in the data directory.
+    pub const FILE: &str = "agent.sqlite";
+
+    /// Opens the store in `dir`, creating directory, file and tables as needed and bringing older
+    /// tables up to date.
+    ///
+    /// # Errors
+    /// When the directory cannot be written, or the file is no database of ours.
+    pub async fn open(dir: &Path) -> Result<Self, StoreError> {
+        let dir = dir.to_owned();
+        blocking(move || {
+            let results = dir.join("results");
+            std::fs::create_dir_all(&results).map_err(|e| StoreError::file(&results, e))?;
+            restrict(&dir)?;
+            let path = dir.join(Self::FILE);
+            let mut connection = Connection::open(&path)?;
+            connection.busy_timeout(Duration::from_secs(5))?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            connection.pragma_update(None, "foreign_keys", true)?;
+            schema::migrate(&mut connection)?;
+            Ok(Self { inner: Arc::new(Inner { connection: Mutex::new(connection), dir }) })
+        })
+        .await
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// Runs `work` in one transaction on a blocking thread.
+    async fn transaction<T, F>(&self, durable: Durable, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let mut connection = inner.connection.lock().unwrap_or_else(PoisonError::into_inner);
+            if durable == Durable::Synced {
+                connection.pragma_update(None, "synchronous", "FULL")?;
+            }
+            let done = (|| {
+                let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                let value = work(&transaction)?;
+                transaction.commit()?;
+                Ok(value)
+            })();
+            if durable == Durable::Synced {
+                connection.pragma_update(None, "synchronous", "NORMAL")?;
+            }
+            done
+        })
+        .await
+    }
+}
+
+/// Whether a commit waits for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    /// Survives `kill -9`.
+    Process,
+    /// Survives power loss too.
+    Synced,
+}
+
+async fn blocking<T, F>(work: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, StoreError> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.map_err(|e| StoreError::Interrupted(e.to_string()))?
+}
+
+/// The directory holds what others could resubmit: only its owner may look inside.
+fn restrict(dir: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+        .map_err(|e| StoreError::file(dir, e))
+}

@@ -1,0 +1,125 @@
+//! Tables, and how older ones become today's.
+
+use rusqlite::Connection;
+
+use super::StoreError;
+
+/// Each entry brings the schema from its index to the next number; released entries never change.
+const MIGRATIONS: &[&str] = &["
+CREATE TABLE tasks (
+    id            TEXT PRIMARY KEY,           -- our own id
+    source        TEXT NOT NULL,
+    hotkey        TEXT NOT NULL,
+    task_id       TEXT NOT NULL,              -- the source's id
+    prompt_kind   TEXT NOT NULL,
+    prompt        TEXT NOT NULL,
+    threshold     REAL NOT NULL,
+    throttle_s    INTEGER NOT NULL,
+    pulled_at     INTEGER NOT NULL,           -- ns, our clock
+    stage         TEXT NOT NULL,
+    attempts      INTEGER NOT NULL DEFAULT 0, -- generations begun
+    outcome       TEXT,
+    reason        TEXT,
+    settled_at    INTEGER                     -- ns, our clock
+) STRICT;
+-- A source never has two open tasks for one hotkey: it gives the open one again instead.
+CREATE UNIQUE INDEX one_open_task ON tasks (source, hotkey) WHERE settled_at IS NULL;
+CREATE INDEX tasks_by_settled ON tasks (settled_at);
+
+CREATE TABLE results (
+    id            INTEGER PRIMARY KEY,
+    task          TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    attempt       INTEGER NOT NULL,
+    seed          INTEGER NOT NULL,
+    worker        TEXT NOT NULL,
+    file          TEXT NOT NULL UNIQUE,       -- below the results directory, from our own id
+    bytes         INTEGER NOT NULL,
+    sha256        BLOB NOT NULL,
+    points        INTEGER NOT NULL,
+    generation_ms INTEGER NOT NULL,
+    kept_at       INTEGER NOT NULL,
+    verdict       TEXT,
+    score         REAL,
+    UNIQUE (task, attempt)
+) STRICT;
+
+CREATE TABLE submissions (
+    id            INTEGER PRIMARY KEY,
+    task          TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    result        INTEGER REFERENCES results (id), -- NULL: an empty answer
+    submit_time   INTEGER NOT NULL,           -- ns, our clock; signed
+    error         TEXT                        -- why no answer came
+) STRICT;
+CREATE INDEX submissions_by_task ON submissions (task);
+
+CREATE TABLE feedback (
+    id            INTEGER PRIMARY KEY,
+    task          TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    source        TEXT NOT NULL,
+    hotkey        TEXT NOT NULL,
+    uid           INTEGER,
+    received_at   INTEGER NOT NULL,
+    outcome       TEXT NOT NULL,
+    validation_failed INTEGER NOT NULL,
+    score         REAL NOT NULL,
+    local_score   REAL,
+    average_score REAL NOT NULL,
+    window_count  INTEGER NOT NULL,
+    duel_rating   REAL NOT NULL,
+    reward        REAL NOT NULL,
+    cooldown_until INTEGER                    -- ns, the source's clock
+) STRICT;
+CREATE INDEX feedback_by_lane ON feedback (source, hotkey, received_at);
+
+CREATE TABLE lanes (
+    source        TEXT NOT NULL,
+    hotkey        TEXT NOT NULL,
+    cooldown_until INTEGER,                   -- ns, the source's clock
+    clock_offset  INTEGER,                    -- ns: least the source's clock is ahead of ours
+    window_count  INTEGER,
+    PRIMARY KEY (source, hotkey)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE canaries (
+    worker        TEXT PRIMARY KEY,
+    prompt_kind   TEXT NOT NULL,
+    prompt        TEXT NOT NULL,
+    spz           BLOB NOT NULL,
+    score         REAL NOT NULL
+) STRICT;
+"];
+
+/// Brings the tables up to date, in one transaction.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let known = MIGRATIONS.len() as i64;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    let transaction = connection.transaction()?;
+    for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrating_twice_changes_nothing() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection).unwrap();
+        migrate(&mut connection).unwrap();
+    }
+
+    #[test]
+    fn a_newer_database_is_left_alone() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "user_version", 999).unwrap();
+        assert!(matches!(migrate(&mut connection), Err(StoreError::Newer { found: 999, .. })));
+    }
+}

@@ -1,0 +1,12 @@
+//! HTTP to the worker servers: other people's programs that make and judge splats.
+//!
+//! Their dialects, timings and lies are described in workers.md. Nothing a worker answers is
+//! trusted: bodies are bounded and judged by their first bytes, an empty 200 is a decline, an
+//! all-zero score is no verdict, and a status says little.
+
+mod generator;
+mod multipart;
+mod scorer;
+
+pub use generator::{Dialect, GenerateError, Generation, Generator, GeneratorSettings, SplatFormat};
+pub use scorer::{Judgement, ScoreError, Scorer, ScorerSettings, Scores};
