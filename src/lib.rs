@@ -7,4 +7,6 @@ pub mod clock;
 pub mod splat;
 pub mod wallet;
 
+pub mod devnet;
+
 pub mod cli;
