@@ -25,6 +25,37 @@ impl ShDegree {
     pub const fn values(self) -> usize {
         self.coefficients() * 3
     }
+
+    /// 0 to 3, as SPZ stores it.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Zero => 0,
+            Self::One => 1,
+            Self::Two => 2,
+            Self::Three => 3,
+        }
+    }
+
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Zero),
+            1 => Some(Self::One),
+            2 => Some(Self::Two),
+            3 => Some(Self::Three),
+            _ => None,
+        }
+    }
+
+    /// The degree with `values` numbers per Gaussian; none for a count that is no full degree.
+    pub const fn from_values(values: usize) -> Option<Self> {
+        match values {
+            0 => Some(Self::Zero),
+            9 => Some(Self::One),
+            24 => Some(Self::Two),
+            45 => Some(Self::Three),
+            _ => None,
+        }
+    }
 }
 
 /// One Gaussian with the values a PLY file holds, not yet activated.
@@ -53,7 +84,16 @@ pub struct Splat {
 
 impl Splat {
     pub fn new(degree: ShDegree) -> Self {
-        Self { degree, gaussians: Vec::new(), sh: Vec::new() }
+        Self::with_capacity(degree, 0)
+    }
+
+    /// An empty cloud with room for `points` Gaussians.
+    pub fn with_capacity(degree: ShDegree, points: usize) -> Self {
+        Self {
+            degree,
+            gaussians: Vec::with_capacity(points),
+            sh: Vec::with_capacity(points * degree.values()),
+        }
     }
 
     pub fn degree(&self) -> ShDegree {
