@@ -8,10 +8,8 @@ use std::path::PathBuf;
 ///
 /// `None` when it is absent: the test then says so and skips. Under `CI=true` absence is a failure.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("SN17_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
+    let root = std::env::var_os("SN17_SHARED")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
     let found = root.join(path);
     if found.exists() {
         return Some(found);

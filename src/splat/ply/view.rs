@@ -37,8 +37,7 @@ pub(super) fn layout(header: &Header<'_>) -> Result<Layout, PlyError> {
     let vertex = &header.vertex;
     let by_name: HashMap<&[u8], usize> =
         vertex.properties.iter().enumerate().map(|(index, property)| (property.name, index)).collect();
-    let missing: Vec<_> =
-        NEEDED.into_iter().filter(|name| !by_name.contains_key(name.as_bytes())).collect();
+    let missing: Vec<_> = NEEDED.into_iter().filter(|name| !by_name.contains_key(name.as_bytes())).collect();
     if !missing.is_empty() {
         return Err(match header.faces {
             0 => PlyError::Missing { names: missing },
@@ -50,7 +49,10 @@ pub(super) fn layout(header: &Header<'_>) -> Result<Layout, PlyError> {
     let properties: Vec<usize> = needed.chain(rest).copied().collect();
     let count = properties.len() - REST;
     let degree = ShDegree::from_values(count).ok_or(PlyError::RestCount { count })?;
-    match properties.iter().map(|&index| &vertex.properties[index]).find(|p| matches!(p.kind, Kind::List { .. }))
+    match properties
+        .iter()
+        .map(|&index| &vertex.properties[index])
+        .find(|p| matches!(p.kind, Kind::List { .. }))
     {
         Some(list) => Err(PlyError::List { name: super::quoted(list.name) }),
         None => Ok(Layout { degree, properties }),

@@ -189,10 +189,7 @@ mod tests {
     fn a_bomb_is_refused_before_it_is_decompressed() {
         let bomb = compress(&vec![0; 64 << 20], 3).unwrap();
         assert!(bomb.len() < 10_000);
-        assert_eq!(
-            decompress(&bomb, 1 << 20),
-            Err(SpzError::TooLarge { size: 64 << 20, limit: 1 << 20 })
-        );
+        assert_eq!(decompress(&bomb, 1 << 20), Err(SpzError::TooLarge { size: 64 << 20, limit: 1 << 20 }));
         assert!(matches!(decompress_any(&bomb, 1 << 20), Err(SpzError::TooLarge { .. })));
     }
 

@@ -70,6 +70,9 @@ pub struct Spz {
 }
 
 impl Spz {
+    /// What a submission and a validation service call this format (`compression`, workers.md 2.2).
+    pub const COMPRESSION: u8 = 2;
+
     /// Takes bytes that the reference decoder would decode, within `limit` bytes of payload.
     pub fn parse(bytes: Vec<u8>, limit: usize) -> Result<Self, SpzError> {
         let payload = Payload::decompress(&bytes, limit)?;
