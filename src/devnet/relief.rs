@@ -39,6 +39,14 @@ pub fn generate(picture: &[u8], seed: u32, points: usize) -> Result<Splat, Pictu
     Ok(raise(&resized(&image, points)?, &mut rng))
 }
 
+/// Whether bytes are a picture a relief could be made of.
+///
+/// # Errors
+/// As [`generate`].
+pub fn check(picture: &[u8]) -> Result<(), PictureError> {
+    decode(picture).map(drop)
+}
+
 fn decode(bytes: &[u8]) -> Result<DynamicImage, PictureError> {
     let format = image::guess_format(bytes).map_err(|_| PictureError::UnknownFormat)?;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
