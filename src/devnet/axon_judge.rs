@@ -186,6 +186,17 @@ mod tests {
     }
 
     #[test]
+    fn a_relief_of_a_picture_scores_between_065_and_095() {
+        for (number, text) in crate::devnet::tasks::PROMPTS.iter().enumerate() {
+            let picture = crate::devnet::pictures::png(text, number as u32);
+            let splat = crate::devnet::relief::generate(&picture, 1, GAUSSIANS).unwrap();
+            let prompt = Prompt::Image("unread".into());
+            let score = AxonJudge::default().score(&id("t"), &prompt, &picture, &splat);
+            assert!((0.65..=0.95).contains(&score), "{text}: {score}");
+        }
+    }
+
+    #[test]
     fn a_wrong_colour_fails() {
         for asked in ["red", "green", "blue", "yellow", "white", "black", "purple"] {
             for made in ["red", "green", "blue", "yellow", "white", "black", "purple"] {

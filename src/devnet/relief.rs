@@ -13,8 +13,6 @@ use crate::splat::{Gaussian, Splat};
 const MAX_SIDE: u32 = 8_192;
 /// Memory a decoder may take, in bytes: a picture of the largest size at four bytes a pixel.
 const MAX_ALLOC: u64 = 256 << 20;
-/// Fewest points of a relief.
-const MIN_POINTS: usize = 20_000;
 
 /// Some bytes are no picture a relief can be made of.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +32,17 @@ pub enum PictureError {
 /// When the bytes are no picture, or one with a side over 8,192 pixels.
 pub fn generate(picture: &[u8], seed: u32, points: usize) -> Result<Splat, PictureError> {
     let image = decode(picture)?;
-    let points = points.max(MIN_POINTS);
+    let points = points.max(shapes::MIN_GAUSSIANS);
     let mut rng = StdRng::seed_from_u64(super::mix(seed.into(), picture));
     Ok(raise(&resized(&image, points)?, &mut rng))
+}
+
+/// Whether bytes are a picture a relief could be made of.
+///
+/// # Errors
+/// As [`generate`].
+pub fn check(picture: &[u8]) -> Result<(), PictureError> {
+    decode(picture).map(drop)
 }
 
 fn decode(bytes: &[u8]) -> Result<DynamicImage, PictureError> {
@@ -131,7 +137,7 @@ mod tests {
     fn every_size_and_proportion_has_enough_points() {
         for (width, height) in [(1, 1), (2, 1_000), (1_000, 2), (64, 64), (500, 300)] {
             let splat = generate(&png(width, height), 1, 0).unwrap();
-            assert!(splat.len() >= MIN_POINTS, "{width} x {height}: {}", splat.len());
+            assert!(splat.len() >= shapes::MIN_GAUSSIANS, "{width} x {height}: {}", splat.len());
             data_rules(&splat).unwrap();
         }
     }

@@ -20,8 +20,8 @@ pub(super) const SH_C0: f32 = 0.282_095;
 /// Gaussians of a scene unless told otherwise.
 pub const GAUSSIANS: usize = 24_000;
 
-/// Fewest Gaussians a scene is made of: twice what rule D2 asks for leaves room for any shape.
-pub const MIN_GAUSSIANS: usize = 14_000;
+/// Fewest Gaussians a scene is made of, well above what rule D2 asks for.
+pub const MIN_GAUSSIANS: usize = 20_000;
 
 /// Makes the scene a prompt describes. `gaussians` below [`MIN_GAUSSIANS`] counts as that many.
 pub fn generate(prompt: &str, seed: u32, gaussians: usize) -> Splat {

@@ -37,11 +37,12 @@ pub enum Shape {
     Rocket,
     Sword,
     Tower,
+    Disc,
 }
 
 impl Shape {
     /// All of them, in the order the letters of an unknown noun choose from.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Cube,
         Self::Sphere,
         Self::Torus,
@@ -62,6 +63,7 @@ impl Shape {
         Self::Rocket,
         Self::Sword,
         Self::Tower,
+        Self::Disc,
     ];
 
     fn named(word: &str) -> Option<Self> {
@@ -72,24 +74,24 @@ impl Shape {
             }
             "torus" | "donut" | "doughnut" | "ring" | "wheel" | "bagel" | "tyre" | "tire" => Self::Torus,
             "cone" | "hat" | "funnel" | "carrot" => Self::Cone,
-            "cylinder" | "barrel" | "pillar" | "column" | "can" | "drum" | "candle" | "bottle" => {
-                Self::Cylinder
-            }
-            "pyramid" | "tent" => Self::Pyramid,
-            "table" | "desk" | "bench" => Self::Table,
-            "chair" | "stool" | "throne" | "armchair" => Self::Chair,
+            "cylinder" | "barrel" | "pillar" | "column" | "can" | "drum" | "candle" | "bottle"
+            | "pedestal" => Self::Cylinder,
+            "pyramid" | "tent" | "crystal" | "gem" => Self::Pyramid,
+            "table" | "desk" | "bench" | "stool" => Self::Table,
+            "chair" | "throne" | "armchair" => Self::Chair,
             "house" | "hut" | "cottage" | "cabin" | "barn" => Self::House,
             "tree" | "pine" | "oak" | "bush" => Self::Tree,
             "star" => Self::Star,
             "car" | "truck" | "bus" | "van" => Self::Car,
             "boat" | "ship" | "canoe" => Self::Boat,
             "lamp" | "lantern" | "light" => Self::Lamp,
-            "cup" | "mug" | "bowl" | "vase" | "pot" => Self::Cup,
+            "cup" | "mug" | "bowl" | "vase" | "pot" | "teapot" | "trophy" => Self::Cup,
             "mushroom" | "toadstool" => Self::Mushroom,
-            "snowman" => Self::Snowman,
+            "snowman" | "bear" | "doll" | "robot" => Self::Snowman,
             "rocket" | "missile" | "spaceship" => Self::Rocket,
             "sword" | "dagger" | "knife" => Self::Sword,
             "tower" | "castle" | "lighthouse" | "skyscraper" => Self::Tower,
+            "disc" | "disk" | "coin" | "plate" | "pancake" => Self::Disc,
             _ => return None,
         })
     }
@@ -255,7 +257,7 @@ fn muted(hue: u8, value: u8) -> Rgb {
 fn own_colours(shape: Shape) -> Vec<Rgb> {
     match shape {
         Shape::Cube => vec![[0.62, 0.47, 0.33]],
-        Shape::Sphere => vec![[0.55, 0.60, 0.66]],
+        Shape::Sphere | Shape::Disc => vec![[0.55, 0.60, 0.66]],
         Shape::Torus => vec![[0.72, 0.52, 0.38]],
         Shape::Cone => vec![[0.78, 0.50, 0.30]],
         Shape::Cylinder | Shape::Tower => vec![[0.58, 0.56, 0.52]],

@@ -31,6 +31,7 @@ pub(super) fn parts(shape: Shape, colours: &[Rgb]) -> Vec<Part> {
             vec![part(Body::Frustum { lower: 0.42, upper: 0.0, half: 0.5 }, [0.0, 0.5, 0.0], main)]
         }
         Shape::Cylinder => vec![part(rod(0.32, 0.5), [0.0, 0.5, 0.0], main)],
+        Shape::Disc => vec![part(rod(0.42, 0.06), [0.0, 0.06, 0.0], main)],
         Shape::Pyramid => vec![part(Body::Pyramid { base: 0.5, half: 0.4 }, [0.0, 0.4, 0.0], main)],
         Shape::Table => on_legs(vec![part(Body::Cuboid([0.7, 0.04, 0.5]), [0.0, 0.62, 0.0], main)], second),
         Shape::Chair => vec![
