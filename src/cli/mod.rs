@@ -2,12 +2,21 @@
 //!
 //! Data goes to stdout, everything else to stderr (the log of `run` is its data).
 
+mod config;
+mod devnet;
+mod layers;
+mod run;
 mod splat;
+mod stop;
+mod task;
 mod wallet;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::ConfigErrors;
+use crate::store::LockError;
 
 /// How a command ended, as scripts see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +25,8 @@ pub enum ExitStatus {
     Done,
     /// 1: it failed.
     Failure,
+    /// 2: the arguments are wrong.
+    Usage,
     /// 64: the configuration is wrong.
     BadConfig,
     /// 69: something it needs is not available.
@@ -29,6 +40,7 @@ impl From<ExitStatus> for ExitCode {
         Self::from(match status {
             ExitStatus::Done => 0,
             ExitStatus::Failure => 1,
+            ExitStatus::Usage => 2,
             ExitStatus::BadConfig => 64,
             ExitStatus::Unavailable => 69,
             ExitStatus::TryAgain => 75,
@@ -36,33 +48,115 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
-/// Mining agent for Bittensor subnet 17 (404-GEN).
+/// Mining agent for Bittensor subnet 17 (404-GEN)
+///
+/// Without a command it tries one prompt (`--task`, `--image`), or mines as `run` does when flags of
+/// the official miner are given.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done, 1 failure, 2 usage, 64 bad configuration, 69 something it needs is \
+                  unavailable, 75 try again later."
+)]
 struct Cli {
+    #[command(flatten)]
+    layers: layers::LayerArgs,
+    #[command(flatten)]
+    task: task::TaskArgs,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Encode and decode splats
-    #[command(subcommand)]
-    Splat(splat::SplatCommand),
+    /// Mine: pull tasks, have them made, submit them
+    Run(run::RunArgs),
+    /// Serve the development network alone, for other programs to mine on
+    Devnet(devnet::DevnetArgs),
     /// Look at the wallet
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
+    /// Encode, decode and inspect splats
+    #[command(subcommand)]
+    Splat(splat::SplatCommand),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Parses the arguments, runs the command, prints a failure once with its whole chain of causes.
 pub fn main() -> ExitStatus {
-    let cli = Cli::parse();
-    let result = match cli.command {
-        Command::Splat(command) => splat::run(command),
-        Command::Wallet(command) => wallet::run(command),
+    let Cli { layers, task, command } = Cli::parse();
+    let result = match command {
+        Some(Command::Run(args)) => run::run(&layers, &args),
+        Some(Command::Devnet(args)) => devnet::run(&layers, &args),
+        Some(Command::Wallet(command)) => wallet::run(&layers, command),
+        Some(Command::Splat(command)) => splat::run(command),
+        Some(Command::Config(command)) => config::run(&layers, &command),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(shell, &mut Cli::command(), "sn17-miner", &mut std::io::stdout());
+            Ok(ExitStatus::Done)
+        }
+        None if task.is_wanted() => task::run(&layers, &task),
+        None => run::run(&layers, &run::RunArgs::default()),
     };
     result.unwrap_or_else(|error| {
+        if is_closed_pipe(&error) {
+            return ExitStatus::Done;
+        }
         eprintln!("error: {error:#}");
-        ExitStatus::Failure
+        status_of(&error)
     })
+}
+
+/// The reader of our output has gone: nothing is wrong.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+fn status_of(error: &anyhow::Error) -> ExitStatus {
+    for cause in error.chain() {
+        if cause.is::<ConfigErrors>() {
+            return ExitStatus::BadConfig;
+        }
+        if let Some(lock) = cause.downcast_ref::<LockError>() {
+            return match lock {
+                LockError::Held { .. } => ExitStatus::TryAgain,
+                LockError::Io { .. } => ExitStatus::Unavailable,
+            };
+        }
+        if cause.is::<crate::wallet::WalletError>() {
+            return ExitStatus::Unavailable;
+        }
+    }
+    ExitStatus::Failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_help_and_every_value_a_name() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some(), "{} of {}", arg.get_id(), command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
 }

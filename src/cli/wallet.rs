@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::ExitStatus;
+use super::layers::LayerArgs;
 use crate::primitives::{Coldkey, Hotkey};
 use crate::wallet::{
     Encryption, Finding, Keyfile, PasswordError, PasswordSources, Verdict, Wallet, WalletError,
@@ -22,45 +23,16 @@ pub enum WalletCommand {
 
 #[derive(Debug, clap::Args)]
 pub struct WalletArgs {
-    /// Folder of wallets
-    #[arg(
-        long = "wallet.path",
-        alias = "wallet-path",
-        value_name = "PATH",
-        default_value = "wallets.example"
-    )]
-    path: PathBuf,
-    /// Wallet in that folder
-    #[arg(long = "wallet.name", alias = "wallet-name", value_name = "NAME", default_value = "default")]
-    name: String,
-    /// Hotkey of that wallet
-    #[arg(long = "wallet.hotkey", alias = "wallet-hotkey", value_name = "NAME", default_value = "default")]
-    hotkey: String,
-    /// File whose first line is the password of an encrypted hotkey
-    #[arg(long = "wallet.password-file", alias = "wallet-password-file", value_name = "FILE")]
-    password_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-impl WalletArgs {
-    fn settings(self) -> WalletSettings {
-        let Self { path, name, hotkey, password_file, json: _ } = self;
-        WalletSettings { path, name, hotkey, password_file }
-    }
-}
-
-pub fn run(command: WalletCommand) -> anyhow::Result<ExitStatus> {
+pub fn run(layers: &LayerArgs, command: WalletCommand) -> anyhow::Result<ExitStatus> {
+    let settings = layers.load()?.settings.wallet;
     match command {
-        WalletCommand::Show(args) => {
-            let json = args.json;
-            show(&args.settings(), json)
-        }
-        WalletCommand::Check(args) => {
-            let json = args.json;
-            check(&args.settings(), json)
-        }
+        WalletCommand::Show(args) => show(&settings, args.json),
+        WalletCommand::Check(args) => check(&settings, args.json),
     }
 }
 

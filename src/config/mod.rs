@@ -45,6 +45,8 @@ pub struct Inputs {
     pub environment: Vec<(String, String)>,
     /// Key, value, name of the flag.
     pub flags: Vec<(String, String, String)>,
+    /// URLs that replace the workers of the other layers by generators of dialect "form".
+    pub generators: Vec<String>,
 }
 
 impl Inputs {
@@ -54,7 +56,7 @@ impl Inputs {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        Self { file, environment, flags }
+        Self { file, environment, flags, generators: Vec::new() }
     }
 }
 
@@ -94,6 +96,10 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
     }
     for (key, value, flag) in &inputs.flags {
         layers.add_text(key, value, Origin::Flag(flag.clone()));
+    }
+
+    if !inputs.generators.is_empty() {
+        layers.replace_workers(&inputs.generators, Origin::Flag("generation.endpoint".into()));
     }
 
     let (settings, resolved, mut more) = settings::read(layers, &defaults);

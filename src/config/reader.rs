@@ -76,6 +76,21 @@ impl Layers {
         }
     }
 
+    /// Generators at these URLs in place of all workers, as the official miner speaks to its own.
+    pub fn replace_workers(&mut self, urls: &[String], origin: Origin) {
+        let worker = |(number, url): (usize, &String)| {
+            let mut table = Table::new();
+            table.insert("name".into(), format!("generator-{number}").into());
+            table.insert("role".into(), "generator".into());
+            table.insert("url".into(), url.as_str().into());
+            table.insert("dialect".into(), "form".into());
+            table.insert("kinds".into(), vec!["text"].into());
+            Value::Table(table)
+        };
+        let workers = urls.iter().enumerate().map(worker).collect();
+        self.0.insert("workers".into(), (Value::Array(workers), origin));
+    }
+
     /// A value written as text: TOML if it reads as TOML and the key's default is no text.
     pub fn add_text(&mut self, key: &str, text: &str, origin: Origin) {
         let is_text = matches!(self.0.get(key), Some((Value::String(_), _)) | None);

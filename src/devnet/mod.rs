@@ -5,12 +5,14 @@
 //! programs (workers.md) and keeps their rules (rules.md), but nothing here is a model: shapes come
 //! from the words of a prompt, and the judges see size, opacity and colour only.
 
+pub mod axon;
 pub mod axon_judge;
 mod codec;
 pub mod generator;
 mod http;
 pub mod judge;
 pub mod ledger;
+pub mod network;
 pub mod pictures;
 pub mod relief;
 pub mod rules;

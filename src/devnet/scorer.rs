@@ -182,6 +182,7 @@ fn score(request: &ScoreRequest, kind: PromptKind) -> Result<Judgement, String> 
             relief::check(&picture).map_err(|error| format!("prompt_image: {error}"))?;
             None
         }
+        PromptKind::Other => return Err("no route scores this kind of task".into()),
     };
     let data = STANDARD.decode(&request.data).map_err(|error| format!("data: {error}"))?;
     let splat = match request.compression {

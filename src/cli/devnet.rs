@@ -1,0 +1,99 @@
+//! `devnet`: the development network for other programs.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::json;
+
+use super::ExitStatus;
+use super::layers::LayerArgs;
+use super::run::{runtime, start_log, stop_devnet};
+use super::stop::StopSignals;
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::devnet::network::{Devnet, NetworkSettings};
+use crate::devnet::rules::ValidatorRules;
+use crate::primitives::Hotkey;
+use crate::telemetry::Sink;
+use crate::wallet::HotkeyPair;
+
+#[derive(Debug, Args)]
+pub struct DevnetArgs {
+    /// The short times of the [devnet] settings in place of the real validators' (300 s cooldown)
+    #[arg(long)]
+    fast: bool,
+    /// First of the ports: generator, scorer, validators; 0 for any that are free
+    #[arg(long, value_name = "PORT", default_value_t = 17_000)]
+    base_port: u16,
+    /// Register another hotkey, besides the development miner's
+    #[arg(long, value_name = "ADDRESS")]
+    register: Vec<Hotkey>,
+}
+
+pub fn run(layers: &LayerArgs, args: &DevnetArgs) -> anyhow::Result<ExitStatus> {
+    let settings = layers.load()?.settings;
+    let clock = Clock::system();
+    start_log(&settings, Sink::Stderr, clock);
+    runtime()?.block_on(serve(&settings, args, clock))
+}
+
+async fn serve(settings: &Settings, args: &DevnetArgs, clock: Clock) -> anyhow::Result<ExitStatus> {
+    let signals = StopSignals::listen().context("listen for signals")?;
+    let devnet = &settings.devnet;
+    let rules = if args.fast {
+        ValidatorRules {
+            cooldown: devnet.cooldown,
+            throttle: devnet.throttle,
+            penalty: devnet.penalty,
+            lock: devnet.lock,
+            ..ValidatorRules::default()
+        }
+    } else {
+        ValidatorRules::default()
+    };
+    let mut miners = vec![*HotkeyPair::dev("miner").hotkey()];
+    for hotkey in &args.register {
+        if !miners.contains(hotkey) {
+            miners.push(*hotkey);
+        }
+    }
+    let network = NetworkSettings {
+        validators: devnet.validators,
+        rules,
+        image_share: devnet.image_share,
+        seed: if devnet.seed == 0 { u64::from(rand::random::<u32>()) + 1 } else { devnet.seed },
+        base_port: args.base_port,
+        miners: miners.clone(),
+    };
+    let served = Devnet::new(&network, clock).serve().await?;
+    let validators: Vec<_> = served
+        .validators
+        .iter()
+        .map(|(hotkey, address, uid)| json!({"uid": uid, "hotkey": hotkey, "address": address}))
+        .collect();
+    let registered: Vec<_> = (devnet.validators..)
+        .zip(&miners)
+        .map(|(uid, hotkey)| json!({"uid": uid, "hotkey": hotkey}))
+        .collect();
+    let description = json!({
+        "netuid": settings.netuid,
+        "seed": network.seed,
+        "cooldown_s": rules.cooldown.as_secs_f64(),
+        "throttle_s": rules.throttle.as_secs_f64(),
+        "penalty_s": rules.penalty.as_secs_f64(),
+        "lock_s": rules.lock.as_secs_f64(),
+        "validators": validators,
+        "miners": registered,
+        "generator": format!("http://{}", served.generator),
+        "scorer": format!("http://{}", served.scorer),
+    });
+    let mut out = io::stdout().lock();
+    writeln!(out, "{description}")?;
+    out.flush()?;
+    drop(out);
+    tracing::info!("The development network is up; Ctrl-C ends it");
+    signals.stop.cancelled().await;
+    stop_devnet(served, &signals.now).await;
+    Ok(ExitStatus::Done)
+}

@@ -1,0 +1,276 @@
+//! `run`: mine.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::ExitStatus;
+use super::layers::LayerArgs;
+use super::stop::StopSignals;
+use crate::app::{App, Locks, Peers, Transports, World};
+use crate::clock::Clock;
+use crate::config::{LogFormat, Settings, WorkerSettings, WorkerUrl};
+use crate::dendrite::AxonAddress;
+use crate::devnet::network::{Devnet, NetworkSettings, Served};
+use crate::devnet::rules::ValidatorRules;
+use crate::mining::{Budget, Finish, SeedSource};
+use crate::net::Endpoint;
+use crate::primitives::{Hotkey, Uid};
+use crate::telemetry::{self, Format, Sink};
+use crate::wallet::{HotkeyPair, PasswordSources, Wallet, is_throwaway};
+
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// Stop after N tasks have ended
+    #[arg(long, value_name = "N", conflicts_with = "once", value_parser = clap::value_parser!(u64).range(1..))]
+    tasks: Option<u64>,
+    /// Take at most one task and never wait for one; exit status 75 when every validator is cooling down
+    #[arg(long)]
+    once: bool,
+}
+
+impl RunArgs {
+    fn budget(&self) -> Budget {
+        match (self.once, self.tasks) {
+            (true, _) => Budget::Once,
+            (false, Some(tasks)) => Budget::Tasks(tasks),
+            (false, None) => Budget::Endless,
+        }
+    }
+}
+
+pub fn run(layers: &LayerArgs, args: &RunArgs) -> anyhow::Result<ExitStatus> {
+    let settings = layers.load()?.settings;
+    let clock = Clock::system();
+    start_log(&settings, Sink::Stdout, clock);
+    layers.warn_of_idle_flags();
+    runtime()?.block_on(mine(settings, args.budget(), clock))
+}
+
+/// Logging as the settings say.
+pub fn start_log(settings: &Settings, sink: Sink, clock: Clock) {
+    let format = match settings.log.format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    telemetry::start(settings.log.level, format, sink, clock);
+}
+
+/// The runtime of every command that talks to anybody.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the async runtime")
+}
+
+async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Result<ExitStatus> {
+    let signals = StopSignals::listen().context("listen for signals")?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        network = settings.network.as_str(),
+        "sn17-miner starts"
+    );
+    let hotkey = open_hotkey(&settings).await?;
+    refuse_throwaway(&settings, hotkey.hotkey())?;
+    tracing::info!(hotkey = %hotkey.hotkey(), "Mining with this hotkey");
+
+    let devnet = start_devnet(&settings, *hotkey.hotkey(), clock).await?;
+    if settings.embeds_validators() {
+        banner(&settings);
+    }
+    warn_of_scoring(&settings);
+    let data = DataDir::choose(&settings)?;
+    tracing::debug!(data = %data.path().display(), "The agent's memory");
+    let world = World {
+        clock,
+        seeds: SeedSource::from_os(),
+        hotkey: Arc::new(hotkey),
+        peers: peers(&settings, devnet.as_ref())?,
+        transports: Transports::over_sockets(&settings)?,
+        data: data.path().to_owned(),
+        // The embedded network is this process's own: nobody else can meet its key or its card.
+        locks: Locks {
+            hotkey: !settings.embeds_validators(),
+            card: settings.generator.url != WorkerUrl::Devnet,
+        },
+    };
+    let app = App::build(&settings, world).await?;
+    let finish = tokio::select! {
+        finish = app.run(budget, signals.stop.clone()) => finish?,
+        () = signals.now.cancelled() => Finish::Stopped,
+    };
+    if let Some(devnet) = devnet {
+        stop_devnet(devnet, &signals.now).await;
+    }
+    Ok(match finish {
+        Finish::Done => ExitStatus::Done,
+        Finish::Stopped => {
+            tracing::info!("Stopped");
+            ExitStatus::Done
+        }
+        Finish::NothingDue => {
+            tracing::info!("No validator has a task to give now");
+            ExitStatus::TryAgain
+        }
+        Finish::NoGenerator => {
+            tracing::warn!("The generator is not reachable");
+            ExitStatus::Unavailable
+        }
+    })
+}
+
+/// Loads the hotkey; argon2 takes seconds, so off the async threads.
+async fn open_hotkey(settings: &Settings) -> anyhow::Result<HotkeyPair> {
+    let wallet = settings.wallet.clone();
+    // The example wallet comes with a checkout, its key with the program.
+    if settings.embeds_validators() && settings.wallet_is_default && !wallet.path.exists() {
+        return Ok(HotkeyPair::dev("miner"));
+    }
+    let opened = tokio::task::spawn_blocking(move || Wallet::open(&wallet, &PasswordSources::of_process()));
+    let wallet = opened.await.context("open the wallet")?.context("open the wallet")?;
+    for warning in wallet.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(wallet.into_pair())
+}
+
+fn refuse_throwaway(settings: &Settings, hotkey: &Hotkey) -> anyhow::Result<()> {
+    if settings.is_public() && is_throwaway(hotkey) {
+        anyhow::bail!(
+            "{hotkey} is an example key that everybody has: set wallet.path, wallet.name and wallet.hotkeys to your own"
+        );
+    }
+    Ok(())
+}
+
+/// Starts what is embedded, if anything is.
+pub async fn start_devnet(
+    settings: &Settings,
+    miner: Hotkey,
+    clock: Clock,
+) -> anyhow::Result<Option<Served>> {
+    if !settings.embeds_validators() && !settings.embeds_workers() {
+        return Ok(None);
+    }
+    let seed = match settings.devnet.seed {
+        0 => u64::from(rand::random::<u32>()) + 1,
+        seed => seed,
+    };
+    tracing::info!(seed, "Starting the development network");
+    let network = NetworkSettings {
+        validators: if settings.embeds_validators() { settings.devnet.validators } else { 0 },
+        rules: ValidatorRules {
+            cooldown: settings.devnet.cooldown,
+            throttle: settings.devnet.throttle,
+            penalty: settings.devnet.penalty,
+            lock: settings.devnet.lock,
+            ..ValidatorRules::default()
+        },
+        image_share: settings.devnet.image_share,
+        seed,
+        base_port: settings.devnet.base_port,
+        miners: vec![miner],
+    };
+    Ok(Some(Devnet::new(&network, clock).serve().await?))
+}
+
+/// Waits for the network's servers for a moment, unless told to leave at once.
+pub async fn stop_devnet(devnet: Served, now: &CancellationToken) {
+    let patience = std::time::Duration::from_millis(500);
+    tokio::select! {
+        () = now.cancelled() => {}
+        _ = tokio::time::timeout(patience, devnet.stop()) => {}
+    }
+}
+
+/// Who is where: the embedded peers, or those of the settings.
+pub fn peers(settings: &Settings, devnet: Option<&Served>) -> anyhow::Result<Peers> {
+    let place = |worker: &WorkerSettings, embedded: fn(&Served) -> std::net::SocketAddr| match (
+        &worker.url,
+        devnet,
+    ) {
+        (WorkerUrl::At(endpoint), _) => Ok(endpoint.clone()),
+        (WorkerUrl::Devnet, Some(devnet)) => Ok(Endpoint::of(embedded(devnet))),
+        (WorkerUrl::Devnet, None) => anyhow::bail!("the embedded {} was not started", worker.name),
+    };
+    let validators = if settings.embeds_validators() {
+        devnet
+            .into_iter()
+            .flat_map(|served| &served.validators)
+            .map(|&(hotkey, address, uid)| (AxonAddress { hotkey, address }, Some(uid)))
+            .collect()
+    } else {
+        let named = settings.validators.iter();
+        named
+            .map(|v| (AxonAddress { hotkey: v.hotkey, address: v.address }, v.uid))
+            .collect::<Vec<(_, Option<Uid>)>>()
+    };
+    Ok(Peers {
+        validators,
+        generator: place(&settings.generator, |served| served.generator)?,
+        scorer: settings.scorer.as_ref().map(|scorer| place(scorer, |served| served.scorer)).transpose()?,
+    })
+}
+
+fn banner(settings: &Settings) {
+    let devnet = &settings.devnet;
+    let time = |time: std::time::Duration| humantime::format_duration(time).to_string();
+    for line in [
+        "This is the embedded DEVELOPMENT NETWORK: toy splats, made-up scores, no reward.".to_owned(),
+        format!(
+            "{} validators; cooldown {}, throttle {}, penalty {}, lock {}",
+            devnet.validators,
+            time(devnet.cooldown),
+            time(devnet.throttle),
+            time(devnet.penalty),
+            time(devnet.lock)
+        ),
+        "To go live set in config.toml: network.name, wallet.path, and the url of the generator under [[workers]]".to_owned(),
+        "(beside them a scorer of your own, and the [[validators]] to mine for).".to_owned(),
+    ] {
+        tracing::info!("{line}");
+    }
+}
+
+fn warn_of_scoring(settings: &Settings) {
+    if settings.scorer_left_out {
+        tracing::warn!(
+            "The embedded scorer judges only the embedded generator and is left out; name your own under [[workers]]"
+        );
+    }
+    if settings.scorer.is_none() {
+        tracing::warn!(
+            "No scorer: results are submitted unscored, after the data check alone; a low one costs the penalty"
+        );
+    }
+}
+
+/// Where the agent remembers.
+enum DataDir {
+    Kept(PathBuf),
+    /// Removed at the end.
+    Temporary(tempfile::TempDir),
+}
+
+impl DataDir {
+    fn choose(settings: &Settings) -> anyhow::Result<Self> {
+        if let Some(path) = &settings.paths.data {
+            return Ok(Self::Kept(path.clone()));
+        }
+        if settings.embeds_validators() {
+            let dir = tempfile::Builder::new().prefix("sn17-miner-").tempdir();
+            return Ok(Self::Temporary(dir.context("make a temporary data directory")?));
+        }
+        let dirs = directories::ProjectDirs::from("", "", "sn17-miner")
+            .context("no home directory to remember anything in: set paths.data")?;
+        Ok(Self::Kept(dirs.data_dir().to_owned()))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) => path,
+            Self::Temporary(dir) => dir.path(),
+        }
+    }
+}
