@@ -181,13 +181,8 @@ mod tests {
 
     #[test]
     fn rules_are_reported_in_the_validators_order() {
-        let all = SplatCheck {
-            points: 5,
-            at_one: Some(0),
-            transparent: 5,
-            default_rotations: true,
-            non_finite: 1,
-        };
+        let all =
+            SplatCheck { points: 5, at_one: Some(0), transparent: 5, default_rotations: true, non_finite: 1 };
         assert_eq!(all.verdict(), Err(Defect::TooFew { points: 5 }));
         let all = SplatCheck { points: 7000, transparent: 7000, ..all };
         assert_eq!(all.verdict(), Err(Defect::CentreAtOne { index: 0 }));

@@ -14,7 +14,10 @@ pub enum Column {
     /// Channel r, g, b of the constant colour term.
     FDc(usize),
     /// Coefficient below `ShDegree::coefficients()`, channel r, g, b.
-    Sh { coefficient: usize, channel: usize },
+    Sh {
+        coefficient: usize,
+        channel: usize,
+    },
 }
 
 /// Gaussians readable column by column in short runs, so that each plane of a payload is quantised by a

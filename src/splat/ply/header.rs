@@ -172,7 +172,10 @@ fn lenient<'a>(lines: &mut Lines<'a>) -> Result<Header<'a>, PlyError> {
                     return Err(lines.refuse(line, "the format is given twice"));
                 }
                 encoding = Some(parse_format(rest).ok_or_else(|| {
-                    lines.refuse(line, "not one of the formats ascii, binary_little_endian, binary_big_endian 1.0")
+                    lines.refuse(
+                        line,
+                        "not one of the formats ascii, binary_little_endian, binary_big_endian 1.0",
+                    )
                 })?);
             }
             b"element" => {

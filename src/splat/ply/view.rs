@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 
 use super::PlyError;
 use super::header::{Header, Kind, Scalar};
@@ -37,8 +38,7 @@ pub(super) fn layout(header: &Header<'_>) -> Result<Layout, PlyError> {
     let vertex = &header.vertex;
     let by_name: HashMap<&[u8], usize> =
         vertex.properties.iter().enumerate().map(|(index, property)| (property.name, index)).collect();
-    let missing: Vec<_> =
-        NEEDED.into_iter().filter(|name| !by_name.contains_key(name.as_bytes())).collect();
+    let missing: Vec<_> = NEEDED.into_iter().filter(|name| !by_name.contains_key(name.as_bytes())).collect();
     if !missing.is_empty() {
         return Err(match header.faces {
             0 => PlyError::Missing { names: missing },
@@ -50,7 +50,10 @@ pub(super) fn layout(header: &Header<'_>) -> Result<Layout, PlyError> {
     let properties: Vec<usize> = needed.chain(rest).copied().collect();
     let count = properties.len() - REST;
     let degree = ShDegree::from_values(count).ok_or(PlyError::RestCount { count })?;
-    match properties.iter().map(|&index| &vertex.properties[index]).find(|p| matches!(p.kind, Kind::List { .. }))
+    match properties
+        .iter()
+        .map(|&index| &vertex.properties[index])
+        .find(|p| matches!(p.kind, Kind::List { .. }))
     {
         Some(list) => Err(PlyError::List { name: super::quoted(list.name) }),
         None => Ok(Layout { degree, properties }),
@@ -65,7 +68,6 @@ pub(super) struct Field {
 }
 
 /// The Gaussians of a PLY file: borrowed from it, unless its rows were text or of varying length.
-#[derive(Debug)]
 pub struct PlyView<'a> {
     degree: ShDegree,
     /// Exactly `points` rows of `stride` bytes.
@@ -74,6 +76,17 @@ pub struct PlyView<'a> {
     big_endian: bool,
     /// One per property of the layout, each within `stride`.
     fields: Vec<Field>,
+}
+
+/// Without the rows: there are millions of bytes.
+impl fmt::Debug for PlyView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlyView")
+            .field("points", &self.len())
+            .field("degree", &self.degree)
+            .field("stride", &self.stride)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> PlyView<'a> {

@@ -1,12 +1,14 @@
 //! The content of the frame: a header and planes of bytes.
 
+use std::fmt;
+
 use super::quantise::{
     read_colour, read_half, read_harmonic, read_logit_opacity, read_position, read_rotation, read_scale,
 };
 use super::{SpzError, frame};
+use crate::splat::MAX_POINTS;
 use crate::splat::check::SplatCheck;
 use crate::splat::cloud::{Gaussian, ShDegree, Splat};
-use crate::splat::MAX_POINTS;
 
 pub(super) const MAGIC: &[u8; 4] = b"NGSP";
 pub(super) const HEADER_BYTES: usize = 16;
@@ -127,10 +129,17 @@ pub struct Bounds {
 }
 
 /// A decompressed SPZ: its header is valid and all planes are there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Payload {
     header: PayloadHeader,
     bytes: Vec<u8>,
+}
+
+/// Without the bytes: there are millions.
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payload").field("header", &self.header).field("bytes", &self.bytes.len()).finish()
+    }
 }
 
 /// The planes of a payload, each for all points.
@@ -196,7 +205,8 @@ impl Payload {
                 (&plane[..0], plane, 2.0_f32.powi(-i32::from(fractional_bits)))
             }
         };
-        let half = half.as_chunks::<6>().0.iter().map(|&[a, b, c, d, e, f]| [[a, b], [c, d], [e, f]].map(read_half));
+        let half =
+            half.as_chunks::<6>().0.iter().map(|&[a, b, c, d, e, f]| [[a, b], [c, d], [e, f]].map(read_half));
         let fixed = fixed.as_chunks::<9>().0.iter().map(move |&[a, b, c, d, e, f, g, h, i]| {
             [[a, b, c], [d, e, f], [g, h, i]].map(|bytes| read_position(bytes, step))
         });
@@ -239,7 +249,13 @@ impl Payload {
         };
         let rotations = planes.rotations.iter().map(|&bytes| read_rotation(bytes));
         let opacities = planes.alphas.iter().map(|&alpha| read_logit_opacity(alpha));
-        SplatCheck::of(self.header.points, self.positions(), opacities, rotations, lost.saturating_add(infinite as u32))
+        SplatCheck::of(
+            self.header.points,
+            self.positions(),
+            opacities,
+            rotations,
+            lost.saturating_add(infinite as u32),
+        )
     }
 
     /// The box around all finite centres; none if there are none.

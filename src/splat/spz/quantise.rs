@@ -131,7 +131,8 @@ mod tests {
 
     /// Every 4099th float of all, besides the edges.
     fn floats() -> impl Iterator<Item = f32> {
-        let edges = [0.5, 0.499_999_97, 1.5, 254.5, 255.5, 8_388_607.5, 4_194_303.5, 2_147_483_500.0, I32_END];
+        let edges =
+            [0.5, 0.499_999_97, 1.5, 254.5, 255.5, 8_388_607.5, 4_194_303.5, 2_147_483_500.0, I32_END];
         let edges = edges.into_iter().flat_map(|edge: f32| [edge, -edge, edge.next_up(), edge.next_down()]);
         edges.chain((0..=u32::MAX / 4099).map(|step| f32::from_bits(step * 4099)))
     }
