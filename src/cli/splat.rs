@@ -158,7 +158,10 @@ fn inspect(args: &Inspect) -> anyhow::Result<()> {
     let bytes = read_input(&args.input)?;
     let file = bytes.len();
     let (format, spz) = match sniff(&bytes) {
-        Magic::ZstdSpz | Magic::GzipSpz => ("spz", Spz::parse(bytes, MAX_PAYLOAD_BYTES)?),
+        Magic::ZstdSpz | Magic::GzipSpz => (
+            "spz",
+            Spz::parse(bytes, MAX_PAYLOAD_BYTES).with_context(|| format!("decode {}", shown(&args.input)))?,
+        ),
         _ => (
             "ply",
             encode_ply(&bytes, PlyDialect::Lenient, DEFAULT_LEVEL)
