@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 
 use super::PlyError;
 use super::header::{Header, Kind, Scalar};
@@ -67,7 +68,6 @@ pub(super) struct Field {
 }
 
 /// The Gaussians of a PLY file: borrowed from it, unless its rows were text or of varying length.
-#[derive(Debug)]
 pub struct PlyView<'a> {
     degree: ShDegree,
     /// Exactly `points` rows of `stride` bytes.
@@ -76,6 +76,17 @@ pub struct PlyView<'a> {
     big_endian: bool,
     /// One per property of the layout, each within `stride`.
     fields: Vec<Field>,
+}
+
+/// Without the rows: there are millions of bytes.
+impl fmt::Debug for PlyView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlyView")
+            .field("points", &self.len())
+            .field("degree", &self.degree)
+            .field("stride", &self.stride)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> PlyView<'a> {

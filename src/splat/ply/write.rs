@@ -8,7 +8,7 @@ use crate::splat::cloud::Splat;
 /// normals of zero if asked for, `f_dc`, `f_rest`, opacity, scale, rotation.
 ///
 /// Makes many small writes: hand it a buffer.
-pub fn write_ply(splat: &Splat, normals: bool, out: &mut impl Write) -> io::Result<()> {
+pub fn write_ply(splat: &Splat, normals: bool, mut out: impl Write) -> io::Result<()> {
     write!(out, "ply\nformat binary_little_endian 1.0\nelement vertex {}\n", splat.len())?;
     let rest = splat.degree().values();
     let names = ["x", "y", "z"].map(str::to_owned).into_iter();

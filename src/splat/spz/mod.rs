@@ -10,6 +10,8 @@ mod tests;
 pub use encode::{EncodeError, SpzEncoder};
 pub use payload::{Bounds, Payload, PayloadHeader};
 
+use std::fmt;
+
 use super::check::{CheckedSplat, Defect, SplatCheck};
 use super::cloud::{ShDegree, Splat};
 use super::{MAX_POINTS, check};
@@ -62,11 +64,22 @@ pub enum SpzError {
 }
 
 /// A compressed cloud that the reference decoder reads: made by encoding or by a successful decode.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Spz {
     bytes: Vec<u8>,
     header: PayloadHeader,
     data: SplatCheck,
+}
+
+/// Without the bytes: there are millions.
+impl fmt::Debug for Spz {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spz")
+            .field("bytes", &self.bytes.len())
+            .field("header", &self.header)
+            .field("data", &self.data)
+            .finish()
+    }
 }
 
 impl Spz {

@@ -1,5 +1,7 @@
 //! The content of the frame: a header and planes of bytes.
 
+use std::fmt;
+
 use super::quantise::{
     read_colour, read_half, read_harmonic, read_logit_opacity, read_position, read_rotation, read_scale,
 };
@@ -127,10 +129,17 @@ pub struct Bounds {
 }
 
 /// A decompressed SPZ: its header is valid and all planes are there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Payload {
     header: PayloadHeader,
     bytes: Vec<u8>,
+}
+
+/// Without the bytes: there are millions.
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payload").field("header", &self.header).field("bytes", &self.bytes.len()).finish()
+    }
 }
 
 /// The planes of a payload, each for all points.
