@@ -124,7 +124,7 @@ async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Resul
 async fn open_hotkey(settings: &Settings) -> anyhow::Result<HotkeyPair> {
     let wallet = settings.wallet.clone();
     // The example wallet comes with a checkout, its key with the program.
-    if settings.embeds_validators() && settings.wallet_is_default && !wallet.path.exists() {
+    if settings.embeds_validators() && settings.uses_example_wallet() && !wallet.path.exists() {
         return Ok(HotkeyPair::dev("miner"));
     }
     let opened = tokio::task::spawn_blocking(move || Wallet::open(&wallet, &PasswordSources::of_process()));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::{Table, Value};
@@ -111,8 +111,6 @@ pub struct Settings {
     pub network: Network,
     pub netuid: Netuid,
     pub wallet: WalletSettings,
-    /// The wallet path is the built-in default, which exists only in a checkout.
-    pub wallet_is_default: bool,
     pub paths: PathSettings,
     pub dendrite: dendrite::Settings,
     pub dendrite_connect: Duration,
@@ -135,6 +133,11 @@ impl Settings {
     /// Whether others than this machine take part (answers.md, "Public network").
     pub fn is_public(&self) -> bool {
         self.network.is_public() || self.validators.iter().any(|v| !v.address.ip().is_loopback())
+    }
+
+    /// Whether the wallet is the example one, which exists only in a checkout.
+    pub fn uses_example_wallet(&self) -> bool {
+        self.wallet.path == Path::new("wallets.example")
     }
 
     /// Whether the validators are the embedded ones.
@@ -182,7 +185,6 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
     let allow_private = r.boolean("network.allow_private_axons");
 
     let wallet_path = r.path("wallet.path");
-    let wallet_is_default = r.origin("wallet.path") == Origin::Default;
     let wallet_name = r.text("wallet.name");
     let hotkeys = r.texts("wallet.hotkeys");
     let password_file = r.path("wallet.password_file");
@@ -267,7 +269,6 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
             hotkey: hotkey?,
             password_file: password_file.filter(|path| !path.as_os_str().is_empty()),
         },
-        wallet_is_default,
         paths: PathSettings { data: data.filter(|path| !path.as_os_str().is_empty()), out: out? },
         dendrite: dendrite::Settings {
             pull_timeout: pull_timeout?,

@@ -195,7 +195,9 @@ async fn pull(State(axon): State<DevAxon>, headers: HeaderMap, body: Bytes) -> R
 async fn submit(State(axon): State<DevAxon>, headers: HeaderMap, body: Bytes) -> Response {
     let handlers = axon.0.handlers.clone();
     let handled = handlers.spawn(async move { handle_submission(&axon, &headers, &body).await });
-    handled.await.unwrap_or_else(|_| (StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error").into_response())
+    handled
+        .await
+        .unwrap_or_else(|_| (StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error").into_response())
 }
 
 async fn handle_submission(axon: &DevAxon, headers: &HeaderMap, body: &[u8]) -> Response {

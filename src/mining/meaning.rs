@@ -124,3 +124,76 @@ impl ReplyMeaning {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::StatusCode;
+
+    use super::*;
+    use crate::mining::state::tests::kept;
+    use crate::net::{NetError, Timing};
+    use crate::primitives::Score;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn read(score: f64, failed: bool, cooldown_s: Option<i64>, empty: bool) -> ReplyMeaning {
+        let zero = Score::ZERO;
+        let feedback = Feedback {
+            validation_failed: failed,
+            score: Score::new(score).unwrap(),
+            average_score: zero,
+            window_count: 0,
+            duel_rating: 0.0,
+            reward: 0.0,
+        };
+        let cooldown_until = cooldown_s.map(|s| NOW.shifted(i128::from(s) * 1_000_000_000));
+        let timing = Timing { sent: NOW, answered: NOW, first_byte: Duration::ZERO, total: Duration::ZERO };
+        let reply = SubmitReply { feedback: Some(feedback), cooldown_until };
+        let answer = if empty { Answer::Empty("x".into()) } else { Answer::Result(kept(None)) };
+        ReplyMeaning::read(&Ok(Answered { reply, timing, date: Some(NOW) }), &answer)
+    }
+
+    #[test]
+    fn each_row_of_the_table_is_told_apart() {
+        use ReplyMeaning as M;
+        assert!(matches!(read(0.8, false, Some(270), false), M::Accepted(_)));
+        assert!(matches!(read(0.0, false, Some(870), false), M::Low(_)));
+        assert!(matches!(read(0.0, true, Some(270), false), M::ScorerFailed(_)));
+        assert!(matches!(read(0.0, false, Some(270), true), M::EmptyBooked(_)));
+        // Lock, wrong id, double guard: the cooldown is the old one, or none.
+        assert!(matches!(read(0.0, false, Some(-5), false), M::StillOpen(_)));
+        assert!(matches!(read(0.0, false, None, false), M::StillOpen(_)));
+        assert!(matches!(read(0.0, false, None, true), M::StillOpen(_)));
+    }
+
+    fn refused(status: u16, message: Option<&str>) -> ReplyMeaning {
+        let status = StatusCode::from_u16(status).unwrap();
+        let error = CallError::Refused { status, message: message.map(str::to_owned) };
+        ReplyMeaning::read(&Err(error), &Answer::Empty("x".into()))
+    }
+
+    #[test]
+    fn refusals_are_told_apart_by_their_message() {
+        let forbidden = "Forbidden. Key is blacklisted: ";
+        let no_task =
+            format!("{forbidden}[3] submitted results while having no task assigned. It could happen.");
+        assert!(matches!(refused(403, Some(&no_task)), ReplyMeaning::NoTask));
+        assert!(matches!(
+            refused(403, Some(&format!("{forbidden}Unrecognized hotkey 5X."))),
+            ReplyMeaning::Unregistered
+        ));
+        assert!(matches!(refused(403, None), ReplyMeaning::Unregistered));
+        assert!(matches!(refused(500, Some("Internal Server Error")), ReplyMeaning::Unknown(_)));
+        assert!(matches!(refused(401, None), ReplyMeaning::Unknown(_)));
+    }
+
+    #[test]
+    fn a_lost_reply_and_an_unreachable_validator_are_not_the_same() {
+        let lost = CallError::Net(NetError::TotalTimeout(Duration::from_secs(12)));
+        assert!(matches!(PullMeaning::read(Err(lost)), PullMeaning::MaybeAssigned(_)));
+        let down = CallError::Net(NetError::Connect("refused".into()));
+        assert!(matches!(PullMeaning::read(Err(down)), PullMeaning::Failed(_)));
+    }
+}

@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! Every lenient form of a file encodes to the payload of its little-endian float twin.
 
 use super::{MAX_HEADER_BYTES, PlyDialect, PlyError, PlyReader, write_ply};
@@ -289,4 +286,3 @@ fn claimed_lists_and_elements_allocate_nothing() {
         assert_eq!(read(&bytes), Err(PlyError::ElementCut { name: "face".into() }));
     }
 }
->>>>>>> splat

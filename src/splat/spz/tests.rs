@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 use super::{MAX_PAYLOAD_BYTES, Payload, Spz, SpzEncoder, SpzError, frame};
 use crate::splat::{Defect, Gaussian, ShDegree, Splat};
 
@@ -176,4 +173,3 @@ fn foreign_bytes_are_named() {
         assert_eq!(Spz::adopt(bytes.to_vec(), LIMIT, &encoder), Err(error));
     }
 }
->>>>>>> splat
