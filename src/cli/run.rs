@@ -12,7 +12,7 @@ use super::layers::LayerArgs;
 use super::stop::StopSignals;
 use crate::app::{App, Locks, Peers, Transports, World};
 use crate::clock::Clock;
-use crate::config::{LogFormat, Settings, WorkerSettings, WorkerUrl};
+use crate::config::{ConfigError, ConfigErrors, LogFormat, Origin, Settings, WorkerSettings, WorkerUrl};
 use crate::dendrite::AxonAddress;
 use crate::devnet::network::{Devnet, NetworkSettings, Served};
 use crate::devnet::rules::ValidatorRules;
@@ -135,13 +135,12 @@ async fn open_hotkey(settings: &Settings) -> anyhow::Result<HotkeyPair> {
     Ok(wallet.into_pair())
 }
 
-fn refuse_throwaway(settings: &Settings, hotkey: &Hotkey) -> anyhow::Result<()> {
-    if settings.is_public() && is_throwaway(hotkey) {
-        anyhow::bail!(
-            "{hotkey} is an example key that everybody has: set wallet.path, wallet.name and wallet.hotkeys to your own"
-        );
+fn refuse_throwaway(settings: &Settings, hotkey: &Hotkey) -> Result<(), ConfigErrors> {
+    if !settings.is_public() || !is_throwaway(hotkey) {
+        return Ok(());
     }
-    Ok(())
+    let problem = format!("{hotkey} is an example key that everybody has: name your own wallet and hotkey");
+    Err(ConfigErrors { errors: vec![ConfigError { key: "wallet".into(), origin: Origin::Default, problem }] })
 }
 
 /// Starts what is embedded, if anything is.

@@ -223,11 +223,11 @@ impl Reader {
     }
 
     /// The entries of an array of tables, each read by `entry` from a reader of its own that has the
-    /// values of `defaults` below those given.
+    /// values that `defaults` gives for it below its own.
     pub fn entries<T>(
         &mut self,
         key: &str,
-        defaults: &Table,
+        defaults: impl Fn(&Table) -> Table,
         mut entry: impl FnMut(&mut Self) -> Option<T>,
     ) -> Vec<T> {
         self.known.push(key.to_owned());
@@ -244,7 +244,7 @@ impl Reader {
                 continue;
             };
             let mut layers = Layers::default();
-            layers.add_table(defaults, &Origin::Default);
+            layers.add_table(&defaults(table), &Origin::Default);
             layers.add_table(table, &origin);
             let mut below = Self::new(layers);
             let value = entry(&mut below);

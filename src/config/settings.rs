@@ -137,7 +137,8 @@ impl Settings {
 
     /// Whether the wallet is the example one, which exists only in a checkout.
     pub fn uses_example_wallet(&self) -> bool {
-        self.wallet.path == Path::new("wallets.example")
+        let WalletSettings { path, name, hotkey, password_file: _ } = &self.wallet;
+        path == Path::new("wallets.example") && name == "default" && hotkey == "default"
     }
 
     /// Whether the validators are the embedded ones.
@@ -219,8 +220,7 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
         r.choice("decide.scorer_down", &[("empty", ScorerDown::Empty), ("submit", ScorerDown::Submit)]);
     let card = r.text("gpu.uuid");
 
-    let worker_defaults = first_worker(defaults);
-    let workers = r.entries("workers", &worker_defaults, worker);
+    let workers = r.entries("workers", |entry| shipped_worker(defaults, entry), worker);
     let validators_read = validators(r);
 
     let zstd_level = r.whole("splat.zstd_level", 1, 22);
@@ -373,10 +373,12 @@ fn is_global(address: SocketAddr) -> bool {
     }
 }
 
-/// What an entry of `[[workers]]` may leave out: everything but name, role, url and how it is asked.
-fn first_worker(defaults: &Table) -> Table {
-    let shipped = defaults.get("workers").and_then(Value::as_array).and_then(|list| list.first());
-    let mut table = shipped.and_then(Value::as_table).cloned().unwrap_or_default();
+/// What an entry of `[[workers]]` may leave out: it is taken from the shipped worker of its role.
+fn shipped_worker(defaults: &Table, entry: &Table) -> Table {
+    let shipped = defaults.get("workers").and_then(Value::as_array);
+    let same_role = |worker: &&Value| worker.get("role") == entry.get("role");
+    let found = shipped.and_then(|list| list.iter().find(same_role)).and_then(Value::as_table);
+    let mut table = found.cloned().unwrap_or_default();
     for own in ["name", "role", "url"] {
         table.remove(own);
     }
@@ -391,16 +393,29 @@ fn worker(r: &mut Reader) -> Option<Worker> {
         Some(text) => text.parse().map(WorkerUrl::At).map_err(|e: crate::net::EndpointError| e.to_string()),
         None => Err("expected a URL or \"devnet\"".into()),
     });
+    let connect_timeout = r.duration("connect_timeout", MS(100), S(60));
+    let first_byte = r.duration("first_byte_timeout", S(1), S(DAY));
+    let total = r.duration("total_timeout", S(1), S(DAY));
+    let body = r.size("body_limit", ByteSize(64 << 10), ByteSize::mib(4_096));
+    let (dialect, kinds) = if is_generator? { prompts(r)? } else { (Dialect::Form, BTreeSet::new()) };
+    let settings = WorkerSettings {
+        name: name?,
+        url: url?,
+        dialect,
+        kinds,
+        connect_timeout: connect_timeout?,
+        limits: Limits { first_byte: first_byte?, total: total?, body: body? },
+    };
+    Some(if is_generator? { Worker::Generator(settings) } else { Worker::Scorer(settings) })
+}
+
+/// How a generator takes prompts, and which.
+fn prompts(r: &mut Reader) -> Option<(Dialect, BTreeSet<PromptKind>)> {
     let dialect = r.choice(
         "dialect",
         &[("form", Dialect::Form), ("image", Dialect::Image), ("form-image", Dialect::FormImage)],
     );
     let kinds = r.texts("kinds");
-    let connect_timeout = r.duration("connect_timeout", MS(100), S(60));
-    let first_byte = r.duration("first_byte_timeout", S(1), S(DAY));
-    let total = r.duration("total_timeout", S(1), S(DAY));
-    let body = r.size("body_limit", ByteSize(64 << 10), ByteSize::mib(4_096));
-
     let dialect = dialect?;
     let mut wanted = BTreeSet::new();
     for kind in kinds? {
@@ -423,30 +438,28 @@ fn worker(r: &mut Reader) -> Option<Worker> {
         r.fail("kinds", origin, "this dialect can carry none of these kinds of prompt".into());
         return None;
     }
-    let settings = WorkerSettings {
-        name: name?,
-        url: url?,
-        dialect,
-        kinds: wanted,
-        connect_timeout: connect_timeout?,
-        limits: Limits { first_byte: first_byte?, total: total?, body: body? },
-    };
-    Some(if is_generator? { Worker::Generator(settings) } else { Worker::Scorer(settings) })
+    Some((dialect, wanted))
 }
 
 fn validators(r: &mut Reader) -> Vec<ValidatorSettings> {
     let mut optional = Table::new();
     optional.insert("uid".into(), Value::Integer(-1));
-    r.entries("validators", &optional, |r| {
-        let hotkey = r.parsed::<Hotkey>("hotkey");
-        let address = r.parsed::<SocketAddr>("address");
-        let uid = r.read("uid", |value| match value.as_integer() {
-            Some(-1) => Ok(None),
-            Some(n) => u16::try_from(n).map(|n| Some(Uid(n))).map_err(|_| "expected 0 to 65535".to_owned()),
-            None => Err("expected 0 to 65535".to_owned()),
-        });
-        Some(ValidatorSettings { hotkey: hotkey?, address: address?, uid: uid? })
-    })
+    r.entries(
+        "validators",
+        |_| optional.clone(),
+        |r| {
+            let hotkey = r.parsed::<Hotkey>("hotkey");
+            let address = r.parsed::<SocketAddr>("address");
+            let uid = r.read("uid", |value| match value.as_integer() {
+                Some(-1) => Ok(None),
+                Some(n) => {
+                    u16::try_from(n).map(|n| Some(Uid(n))).map_err(|_| "expected 0 to 65535".to_owned())
+                }
+                None => Err("expected 0 to 65535".to_owned()),
+            });
+            Some(ValidatorSettings { hotkey: hotkey?, address: address?, uid: uid? })
+        },
+    )
 }
 
 fn devnet(r: &mut Reader) -> Option<DevnetSettings> {

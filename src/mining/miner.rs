@@ -218,7 +218,7 @@ impl Miner {
             result = source.pull() => result,
         };
         let now = self.clock.now();
-        let validator = lane.key.source;
+        let validator = lane.key.source.name();
         match PullMeaning::read(result) {
             PullMeaning::Assigned { task, reply } => {
                 lane.cooldowns.observe(&reply);
@@ -392,7 +392,7 @@ impl Miner {
         let Some(outcome) = meaning.outcome(answer, tries + 1) else {
             let error = unsettled(&meaning, &result);
             self.store.sent(task.id, submission, error.clone()).await?;
-            tracing::warn!(task = %task.id.short(), validator = %lane.key.source, error, "A submission is not settled, sending it again");
+            tracing::warn!(task = %task.id.short(), validator = %lane.key.source.name(), error, "A submission is not settled, sending it again");
             return Ok(Event::Replied { meaning, at });
         };
 
@@ -437,7 +437,7 @@ impl Miner {
                 report::feedback(lane.source.uid(), outcome, f, local_score, next, &task.id, &task.prompt);
             }
             None => {
-                tracing::info!(task = %task.id.short(), validator = %lane.key.source, %outcome, "The task is closed without feedback")
+                tracing::info!(task = %task.id.short(), validator = %lane.key.source.name(), %outcome, "The task is closed without feedback")
             }
         }
         warn_of_contradiction(outcome, local_score, task);

@@ -142,6 +142,15 @@ pub enum SourceId {
     Validator(Hotkey),
 }
 
+impl SourceId {
+    /// Who it is, without the kind: for log lines.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Validator(hotkey) => hotkey.to_ss58(),
+        }
+    }
+}
+
 impl fmt::Display for SourceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
