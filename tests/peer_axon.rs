@@ -43,7 +43,7 @@ fn a_bittensor_axon_is_served() {
         {"prompt": format!("{long}!"), "expect": "empty", "cooldown": 3},
         {"prompt": long},
         {"type": "video", "prompt": "a red cube, turning", "expect": "empty", "cooldown": 3},
-        {"prompt": "0x12 the last one"},
+        {"prompt": " 0x12 the last one \n"},
     ]);
     let generator = peers.generator(&ply);
     let axon = peers.axon(&tasks, &ply, &["--timeout", "100"]);

@@ -102,7 +102,7 @@ async fn a_bittensor_dendrite_works_and_its_mischief_is_refused() {
         *by_status.entry(entry["status"].as_u64().unwrap()).or_default() += 1;
     }
     announce(&format!(
-        "bittensor dendrite: {} tasks accepted, {} bad requests, by status {by_status:?}; our axon saw {:?}",
+        "bittensor dendrite: {} tasks accepted, {} further requests by status {by_status:?}; our axon saw {:?}",
         rounds.len(),
         mischief.len(),
         bench.counts()
