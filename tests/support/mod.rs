@@ -2,6 +2,11 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod agent;
+pub mod peers;
+pub mod program;
+pub mod wire;
+
 use std::path::PathBuf;
 
 /// The folder of golden facts: `SN17_SHARED`, default `../shared` beside the checkout.
