@@ -1,6 +1,7 @@
 //! `devnet`: the development network for other programs.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
@@ -29,6 +30,9 @@ pub struct DevnetArgs {
     /// Register another hotkey, besides the development miner's
     #[arg(long, value_name = "ADDRESS")]
     register: Vec<Hotkey>,
+    /// At the end write what happened to FILE, as JSON: events, bookings and open tasks of each validator
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 pub fn run(layers: &LayerArgs, args: &DevnetArgs) -> anyhow::Result<ExitStatus> {
@@ -40,13 +44,13 @@ pub fn run(layers: &LayerArgs, args: &DevnetArgs) -> anyhow::Result<ExitStatus> 
 
 async fn serve(settings: &Settings, args: &DevnetArgs, clock: Clock) -> anyhow::Result<ExitStatus> {
     let signals = StopSignals::listen().context("listen for signals")?;
-    let devnet = &settings.devnet;
+    let constants = &settings.devnet;
     let rules = if args.fast {
         ValidatorRules {
-            cooldown: devnet.cooldown,
-            throttle: devnet.throttle,
-            penalty: devnet.penalty,
-            lock: devnet.lock,
+            cooldown: constants.cooldown,
+            throttle: constants.throttle,
+            penalty: constants.penalty,
+            lock: constants.lock,
             ..ValidatorRules::default()
         }
     } else {
@@ -59,20 +63,21 @@ async fn serve(settings: &Settings, args: &DevnetArgs, clock: Clock) -> anyhow::
         }
     }
     let network = NetworkSettings {
-        validators: devnet.validators,
+        validators: constants.validators,
         rules,
-        image_share: devnet.image_share,
-        seed: if devnet.seed == 0 { u64::from(rand::random::<u32>()) + 1 } else { devnet.seed },
+        image_share: constants.image_share,
+        seed: if constants.seed == 0 { u64::from(rand::random::<u32>()) + 1 } else { constants.seed },
         base_port: args.base_port,
         miners: miners.clone(),
     };
-    let served = Devnet::new(&network, clock).serve().await?;
+    let devnet = Devnet::new(&network, clock);
+    let served = devnet.serve().await?;
     let validators: Vec<_> = served
         .validators
         .iter()
         .map(|(hotkey, address, uid)| json!({"uid": uid, "hotkey": hotkey, "address": address}))
         .collect();
-    let registered: Vec<_> = (devnet.validators..)
+    let registered: Vec<_> = (constants.validators..)
         .zip(&miners)
         .map(|(uid, hotkey)| json!({"uid": uid, "hotkey": hotkey}))
         .collect();
@@ -95,5 +100,9 @@ async fn serve(settings: &Settings, args: &DevnetArgs, clock: Clock) -> anyhow::
     tracing::info!("The development network is up; Ctrl-C ends it");
     signals.stop.cancelled().await;
     stop_devnet(served, &signals.now).await;
+    if let Some(path) = &args.report {
+        let report = serde_json::to_vec_pretty(&devnet.report())?;
+        std::fs::write(path, report).with_context(|| format!("write {}", path.display()))?;
+    }
     Ok(ExitStatus::Done)
 }

@@ -24,6 +24,7 @@ use axum::{Json, Router};
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::Serialize;
 
 use self::fields::Fields;
 use super::http::{Bench, Refused};
@@ -52,7 +53,7 @@ impl Default for DevGeneratorSettings {
 }
 
 /// What a generator has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct GeneratorCounts {
     /// Requests to generate, good or bad.
     pub requests: u64,

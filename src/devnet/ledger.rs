@@ -198,6 +198,11 @@ impl ValidatorLedger {
         self.miners.get(uid)?.assigned.as_ref().map(|assignment| &assignment.task)
     }
 
+    /// The tasks of all miners that nothing has been booked on yet.
+    pub fn open_tasks(&self) -> impl Iterator<Item = &DevTask> {
+        self.miners.values().filter_map(|miner| miner.assigned.as_ref()).map(|assignment| &assignment.task)
+    }
+
     /// A miner asks for work (rules.md R4, "Order at pull"). `next_task` is called only if it gets a
     /// new task.
     pub fn pull(

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod network;
 pub mod pictures;
 pub mod relief;
+pub mod report;
 pub mod rules;
 pub mod scorer;
 pub mod shapes;

@@ -40,7 +40,7 @@ pub struct DevScorerSettings {
 }
 
 /// What a scorer has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ScorerCounts {
     /// Requests to score, good or bad.
     pub requests: u64,

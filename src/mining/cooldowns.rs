@@ -69,6 +69,13 @@ impl Cooldowns {
         self.held_until = UnixTime::EPOCH;
     }
 
+    /// Lets the lane rest for a time although the source named none. Unlike [`hold`](Self::hold) it is
+    /// part of the record, so a restart does not cut it short.
+    pub fn rest(&mut self, now: UnixTime, time: Duration) {
+        let until = (now + time).shifted(i128::from(self.record.clock_offset.unwrap_or(0)));
+        self.record.cooldown_until = self.record.cooldown_until.max(Some(until));
+    }
+
     /// Holds the lane for a time.
     pub fn hold(&mut self, now: UnixTime, time: Duration) {
         self.held_until = self.held_until.max(now + time);
@@ -152,6 +159,21 @@ mod tests {
         let until = UnixTime::from_secs(later.as_secs() - 3_600 + 100);
         lane.cool_until(until);
         assert!(lane.due() >= until + Duration::from_secs(3_600));
+    }
+
+    #[test]
+    fn a_rest_outlives_a_restart_and_shortens_no_cooldown() {
+        for ahead_ms in [-60_000, 0, 60_000] {
+            let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
+            lane.observe(&reply(T, 10, ahead_ms));
+            lane.rest(T, Duration::from_secs(300));
+            let restarted = Cooldowns::new(lane.record(), Duration::ZERO);
+            assert_eq!(restarted.due(), T + Duration::from_secs(300));
+        }
+        let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
+        lane.cool_until(T + Duration::from_secs(900));
+        lane.rest(T, Duration::from_secs(300));
+        assert_eq!(lane.record().cooldown_until, Some(T + Duration::from_secs(900)));
     }
 
     #[test]

@@ -129,3 +129,6 @@ fn restrict(dir: &Path) -> Result<(), StoreError> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
         .map_err(|e| StoreError::file(dir, e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -353,7 +353,7 @@ impl Store {
         .await
     }
 
-    fn results_dir(&self) -> PathBuf {
+    pub(super) fn results_dir(&self) -> PathBuf {
         self.dir().join("results")
     }
 }

@@ -96,6 +96,18 @@ impl LedgerEventKind {
         }
     }
 
+    /// The task this closed, if it closed one.
+    pub const fn booked(&self) -> Option<&TaskId> {
+        match self {
+            Self::BadSignature { task }
+            | Self::Empty { task }
+            | Self::ScorerFailed { task }
+            | Self::Accepted { task, .. }
+            | Self::Low { task, .. } => Some(task),
+            _ => None,
+        }
+    }
+
     /// Whether a miner that keeps the rules never causes it.
     pub const fn is_forbidden(&self) -> bool {
         matches!(
