@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::report;
 use crate::gpu::{Arbiter, Tenant};
-use crate::primitives::{LocalId, Prompt, Seed};
+use crate::primitives::{LocalId, Prompt, Seed, Untrusted};
 use crate::splat::{Defect, EncodeError, MAX_PAYLOAD_BYTES, PlyError, PlyReader, Spz, SpzEncoder, SpzError};
 use crate::store::{Canary, Store, StoreError, Verdict};
 use crate::workers::{GenerateError, Generator, Judgement, ScoreError, Scorer, SplatFormat};
@@ -211,6 +211,6 @@ fn usable(answer: &Answer) -> Option<crate::primitives::Score> {
 fn said(answer: &Answer) -> String {
     match answer {
         Ok(_) => "all scores are zero".into(),
-        Err(error) => error.to_string(),
+        Err(error) => Untrusted::error(&error.to_string()).to_string(),
     }
 }

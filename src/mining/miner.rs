@@ -332,7 +332,7 @@ impl Miner {
                     "No usable splat came of a generation"
                 );
                 return Ok(Event::Failed {
-                    reason: error.to_string(),
+                    reason: Untrusted::error(&error.to_string()).to_string(),
                     retryable: error.is_retryable() && !gone,
                 });
             }
@@ -497,7 +497,7 @@ impl Lane {
     }
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, on one line of bounded length: what it quotes is a stranger's.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -509,7 +509,7 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = inner.source();
     }
-    text
+    Untrusted::error(&text).to_string()
 }
 
 fn unsettled<T>(meaning: &ReplyMeaning, result: &Result<T, CallError>) -> String {
