@@ -196,6 +196,44 @@ mod tests {
     }
 
     #[test]
+    fn addresses_at_home_are_refused_on_a_public_network() {
+        let found = |address: &str| {
+            let file = format!(
+                "[network]\nname = \"finney\"\n[[validators]]\naddress = \"{address}\"\n\
+                 hotkey = \"5DZTNLeUPhDQ2dhS95g7gAjwGro1A7kMMnnVaTRYp7PmEHFv\"\n"
+            );
+            problems(&file, &[]).iter().any(|line| line.starts_with("validators"))
+        };
+        for home in [
+            "127.0.0.1:80",
+            "10.1.2.3:80",
+            "192.168.0.1:80",
+            "169.254.169.254:80",
+            "100.64.0.1:80",
+            "0.0.0.0:80",
+            "255.255.255.255:80",
+            "240.0.0.1:80",
+            "224.0.0.1:80",
+            "[::1]:80",
+            "[::]:80",
+            "[fe80::1]:80",
+            "[fd00::1]:80",
+            "[ff02::1]:80",
+            "[::ffff:10.0.0.1]:80",
+            "[::10.0.0.1]:80",
+            "[64:ff9b::a00:1]:80",
+            "[2002:7f00:1::]:80",
+            "8.8.8.8:0",
+            "8.8.8.8",
+        ] {
+            assert!(found(home), "{home}");
+        }
+        for public in ["8.8.8.8:80", "[2606:4700::1]:80", "[64:ff9b::808:808]:80", "[2002:808:808::]:80"] {
+            assert!(!found(public), "{public}");
+        }
+    }
+
+    #[test]
     fn one_generator_is_needed_and_the_development_scorer_judges_only_its_own() {
         let found = problems("workers = []\n", &[]);
         assert!(found[0].contains("one generator"), "{found:#?}");

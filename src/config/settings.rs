@@ -1,7 +1,7 @@
 //! The keys, their ranges, and what must agree.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -358,11 +358,12 @@ fn is_global(address: SocketAddr) -> bool {
                 || ip.is_broadcast()
                 || ip.is_multicast()
                 || shared
-                || ip.octets()[0] == 0)
+                || ip.octets()[0] == 0
+                || ip.octets()[0] >= 240)
         }
         std::net::IpAddr::V6(ip) => {
-            if let Some(mapped) = ip.to_ipv4_mapped() {
-                return is_global(SocketAddr::new(mapped.into(), address.port()));
+            if let Some(inner) = embedded_v4(ip) {
+                return is_global(SocketAddr::new(inner.into(), address.port()));
             }
             !(ip.is_loopback()
                 || ip.is_unspecified()
@@ -371,6 +372,19 @@ fn is_global(address: SocketAddr) -> bool {
                 || ip.is_unicast_link_local())
         }
     }
+}
+
+/// The IPv4 address that an IPv6 address leads to: mapped or compatible (`::/96`), by NAT64
+/// (`64:ff9b::/96`), or by 6to4 (`2002::/16`).
+fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [a, b, c, d, e, f, g, h] = ip.segments();
+    let (high, low) = match (a, b, c, d, e, f) {
+        (0, 0, 0, 0, 0, 0 | 0xffff) if !ip.is_loopback() && !ip.is_unspecified() => (g, h),
+        (0x64, 0xff9b, 0, 0, 0, 0) => (g, h),
+        (0x2002, ..) => (b, c),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }
 
 /// What an entry of `[[workers]]` may leave out: it is taken from the shipped worker of its role.
@@ -449,7 +463,10 @@ fn validators(r: &mut Reader) -> Vec<ValidatorSettings> {
         |_| optional.clone(),
         |r| {
             let hotkey = r.parsed::<Hotkey>("hotkey");
-            let address = r.parsed::<SocketAddr>("address");
+            let address = r.read("address", |value| match value.as_str().map(str::parse::<SocketAddr>) {
+                Some(Ok(address)) if address.port() != 0 => Ok(address),
+                _ => Err("expected IP:PORT".to_owned()),
+            });
             let uid = r.read("uid", |value| match value.as_integer() {
                 Some(-1) => Ok(None),
                 Some(n) => {

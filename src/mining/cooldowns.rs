@@ -25,6 +25,11 @@ pub struct Cooldowns {
 /// `Date` is cut to whole seconds, and servers refresh it once a second.
 const DATE_SLACK: Duration = Duration::from_secs(2);
 
+/// Nothing lasts longer. A `Date` further away is no clock's, and a cooldown that ends later is asked
+/// about again: a reply must not close a lane for ever (rules.md knows waits of minutes, an hour for
+/// hotkeys that are not registered).
+const LONGEST: Duration = Duration::from_secs(86_400);
+
 /// Wait when no `Date` was ever seen: our clock may be ahead of the validator's.
 const BLIND_SLACK: Duration = Duration::from_secs(2);
 
@@ -43,6 +48,9 @@ impl Cooldowns {
         let Some(date) = answered.date else { return };
         // When the head arrived the validator's clock showed at least `date`.
         let least = date.nanos_after(answered.timing.answered);
+        if least.unsigned_abs() > LONGEST.as_nanos() {
+            return;
+        }
         // When we sent, it showed at most `date` and its slack.
         let most = (date + DATE_SLACK).nanos_after(answered.timing.sent);
         let kept = self.record.clock_offset.map(i128::from);
@@ -56,11 +64,17 @@ impl Cooldowns {
             Some(i64::try_from(offset).unwrap_or(if offset < 0 { i64::MIN } else { i64::MAX }));
     }
 
-    /// Takes over the end of a cooldown, by the validator's clock.
-    pub fn cool_until(&mut self, until: UnixTime) {
-        self.record.cooldown_until = Some(until);
-        self.failures = 0;
-        self.held_until = UnixTime::EPOCH;
+    /// Takes over the end of a cooldown, by the validator's clock; one further ahead than a day is
+    /// held there. Whether there is anything to wait for, `now` being our clock: if so, the lane
+    /// answered sensibly and its failures are forgotten.
+    pub fn cool_until(&mut self, until: UnixTime, now: UnixTime) -> bool {
+        let theirs = now.shifted(i128::from(self.record.clock_offset.unwrap_or(0)));
+        self.record.cooldown_until = Some(until.min(theirs + LONGEST));
+        let ahead = self.cooled() > now;
+        if ahead {
+            self.answered();
+        }
+        ahead
     }
 
     /// The lane answered; failures are forgotten.
@@ -95,12 +109,15 @@ impl Cooldowns {
 
     /// The first time of our clock at which a pull is certainly not early.
     pub fn due(&self) -> UnixTime {
-        let cooled = match (self.record.cooldown_until, self.record.clock_offset) {
+        self.cooled().max(self.held_until)
+    }
+
+    fn cooled(&self) -> UnixTime {
+        match (self.record.cooldown_until, self.record.clock_offset) {
             (None, _) => UnixTime::EPOCH,
             (Some(until), Some(offset)) => until.shifted(-i128::from(offset)) + self.margin,
             (Some(until), None) => until + self.margin + BLIND_SLACK,
-        };
-        cooled.max(self.held_until)
+        }
     }
 }
 
@@ -136,7 +153,7 @@ mod tests {
                     let sent = T + Duration::from_millis(fraction);
                     lane.observe(&reply(sent, trip, ahead_ms));
                     let until = T.shifted(i128::from(ahead_ms) * 1_000_000) + Duration::from_secs(300);
-                    lane.cool_until(UnixTime::from_secs(until.as_secs()));
+                    assert!(lane.cool_until(UnixTime::from_secs(until.as_secs()), sent));
                     let theirs = lane.due().shifted(i128::from(ahead_ms) * 1_000_000);
                     assert!(theirs.as_secs() >= until.as_secs(), "{ahead_ms} {fraction} {trip}");
                     let late = theirs.saturating_since(UnixTime::from_secs(until.as_secs()));
@@ -157,7 +174,7 @@ mod tests {
         let later = T + Duration::from_secs(3_700);
         lane.observe(&reply(later, 10, -3_600_000));
         let until = UnixTime::from_secs(later.as_secs() - 3_600 + 100);
-        lane.cool_until(until);
+        lane.cool_until(until, later);
         assert!(lane.due() >= until + Duration::from_secs(3_600));
     }
 
@@ -171,9 +188,45 @@ mod tests {
             assert_eq!(restarted.due(), T + Duration::from_secs(300));
         }
         let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
-        lane.cool_until(T + Duration::from_secs(900));
+        lane.cool_until(T + Duration::from_secs(900), T);
         lane.rest(T, Duration::from_secs(300));
         assert_eq!(lane.record().cooldown_until, Some(T + Duration::from_secs(900)));
+    }
+
+    #[test]
+    fn no_cooldown_lasts_longer_than_a_day() {
+        for offset in [None, Some(0), Some(-3_600_000_000_000), Some(7)] {
+            let record = LaneRecord { clock_offset: offset, ..LaneRecord::default() };
+            let mut lane = Cooldowns::new(record, Duration::ZERO);
+            assert!(lane.cool_until(UnixTime::from_secs(u64::MAX), T));
+            let wait = lane.due().saturating_since(T);
+            assert!(wait >= LONGEST && wait <= LONGEST + BLIND_SLACK, "{wait:?} at {offset:?}");
+        }
+    }
+
+    #[test]
+    fn a_cooldown_in_the_past_changes_no_backoff() {
+        let backoff = Backoff::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap();
+        let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
+        for wait in [10, 20, 40] {
+            assert!(!lane.cool_until(UnixTime::from_secs(1), T));
+            assert_eq!(lane.fail(T, backoff).as_secs(), wait);
+            assert_eq!(lane.due(), T + Duration::from_secs(wait));
+        }
+    }
+
+    #[test]
+    fn a_date_of_another_age_is_no_clock() {
+        let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
+        for date in [UnixTime::EPOCH, UnixTime::from_secs(u64::MAX)] {
+            lane.observe(&Answered { date: Some(date), ..reply(T, 10, 0) });
+            assert_eq!(lane.record().clock_offset, None);
+        }
+        lane.observe(&reply(T, 10, 5_000));
+        let learned = lane.record().clock_offset;
+        assert!(learned.is_some());
+        lane.observe(&Answered { date: Some(UnixTime::EPOCH), ..reply(T, 10, 0) });
+        assert_eq!(lane.record().clock_offset, learned);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::report;
 use crate::gpu::{Arbiter, Tenant};
-use crate::primitives::{LocalId, Prompt, Seed};
+use crate::primitives::{LocalId, Prompt, Seed, Untrusted};
 use crate::splat::{Defect, EncodeError, MAX_PAYLOAD_BYTES, PlyError, PlyReader, Spz, SpzEncoder, SpzError};
 use crate::store::{Canary, Store, StoreError, Verdict};
 use crate::workers::{GenerateError, Generator, Judgement, ScoreError, Scorer, SplatFormat};
@@ -126,6 +126,8 @@ pub async fn make(
 
     let first_byte = generation.timing.first_byte;
     let encoder = bench.encoder;
+    // What may not come plain may not come compressed: an SPZ holds less than half of its PLY.
+    let spz_limit = bench.generator.body_limit().as_usize().min(MAX_PAYLOAD_BYTES);
     let started = tokio::time::Instant::now();
     let work = move || -> Result<(Spz, Option<Vec<u8>>), MakeError> {
         let (spz, ply) = match generation.format {
@@ -133,7 +135,7 @@ pub async fn make(
                 let spz = encoder.encode(&PlyReader::default().read(&generation.body)?)?;
                 (spz, keep_ply.then_some(generation.body))
             }
-            SplatFormat::Spz => (Spz::adopt(generation.body, MAX_PAYLOAD_BYTES, &encoder)?, None),
+            SplatFormat::Spz => (Spz::adopt(generation.body, spz_limit, &encoder)?, None),
         };
         Ok((spz.check()?.into_spz(), ply))
     };
@@ -211,6 +213,6 @@ fn usable(answer: &Answer) -> Option<crate::primitives::Score> {
 fn said(answer: &Answer) -> String {
     match answer {
         Ok(_) => "all scores are zero".into(),
-        Err(error) => error.to_string(),
+        Err(error) => Untrusted::error(&error.to_string()).to_string(),
     }
 }

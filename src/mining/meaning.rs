@@ -1,7 +1,7 @@
 //! What a source's reply means (the two tables of rules.md R8).
 
 use crate::dendrite::{Answered, CallError};
-use crate::primitives::UnixTime;
+use crate::primitives::{UnixTime, Untrusted};
 use crate::protocol::{Feedback, PullReply, SubmitReply, Task};
 use crate::store::{Answer, Outcome};
 
@@ -93,7 +93,7 @@ impl ReplyMeaning {
             }
             return Self::Unregistered;
         }
-        Self::Unknown(error.to_string())
+        Self::Unknown(Untrusted::error(&error.to_string()).to_string())
     }
 
     /// How the task ended, if this reply ends it. `tries` counts this one.

@@ -251,8 +251,12 @@ impl Miner {
             }
             PullMeaning::Cooling { until, reply } => {
                 lane.cooldowns.observe(&reply);
-                lane.cooldowns.cool_until(until);
-                let wait = lane.cooldowns.due().saturating_since(now);
+                // A cooldown that is over and no task: as good as no answer, and no reason to ask at once.
+                let wait = if lane.cooldowns.cool_until(until, now) {
+                    lane.cooldowns.due().saturating_since(now)
+                } else {
+                    lane.cooldowns.fail(now, NOTHING)
+                };
                 // About an hour is what an unregistered hotkey is told (rules.md R4).
                 if wait > self.settings.cooldown + Duration::from_secs(2_400) {
                     tracing::warn!(%validator, wait_s = wait.as_secs(), "The validator gives no task for long: is this hotkey registered?");
@@ -332,7 +336,7 @@ impl Miner {
                     "No usable splat came of a generation"
                 );
                 return Ok(Event::Failed {
-                    reason: error.to_string(),
+                    reason: Untrusted::error(&error.to_string()).to_string(),
                     retryable: error.is_retryable() && !gone,
                 });
             }
@@ -398,7 +402,10 @@ impl Miner {
 
         let cooldown = result.as_ref().ok().and_then(|answered| answered.reply.cooldown_until);
         match cooldown {
-            Some(until) => lane.cooldowns.cool_until(until),
+            Some(until) => {
+                lane.cooldowns.answered();
+                lane.cooldowns.cool_until(until, at);
+            }
             // "No task assigned": the lane waits C from our last send (rules.md R8). C is a length of
             // time, so it is taken by our own clock.
             None => lane.cooldowns.rest(at, self.settings.cooldown),
@@ -497,7 +504,7 @@ impl Lane {
     }
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, on one line of bounded length: what it quotes is a stranger's.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -509,7 +516,7 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = inner.source();
     }
-    text
+    Untrusted::error(&text).to_string()
 }
 
 fn unsettled<T>(meaning: &ReplyMeaning, result: &Result<T, CallError>) -> String {

@@ -17,8 +17,16 @@ impl<'a> Untrusted<'a> {
     /// Characters of a prompt that a log line shows (answers.md, "The three log lines").
     pub const LOG_CHARS: usize = 100;
 
+    /// Characters of an error that a log line shows. Errors quote what strangers wrote.
+    pub const ERROR_CHARS: usize = 400;
+
     pub fn new(text: &'a str) -> Self {
         Self { text, max_chars: Self::LOG_CHARS, image_bytes: None }
+    }
+
+    /// An error's text for a log line: its quotations are the stranger's, and as long as he likes.
+    pub fn error(text: &'a str) -> Self {
+        Self { max_chars: Self::ERROR_CHARS, ..Self::new(text) }
     }
 
     /// A prompt for a log line; image data is replaced by its size.
@@ -34,9 +42,12 @@ fn is_unsafe_to_show(c: char) -> bool {
     c.is_control()
         || matches!(c,
             // Soft hyphen, Arabic letter mark, zero-width and direction marks, separators,
-            // embeddings, overrides, isolates, invisible operators, byte order mark, tags.
-            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            // embeddings, overrides, isolates, invisible operators, byte order mark, tags; fillers and
+            // joiners that show as nothing.
+            '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 impl fmt::Display for Untrusted<'_> {
@@ -75,6 +86,12 @@ mod tests {
     fn long_text_is_cut_by_characters() {
         let shown = Untrusted::new(&"é".repeat(5_000_000)).to_string();
         assert_eq!(shown.chars().count(), 103);
+    }
+
+    #[test]
+    fn an_error_is_cut_later_and_escaped_alike() {
+        let shown = Untrusted::error(&"\u{1b}".repeat(1_000)).to_string();
+        assert_eq!(shown, "\\u{1b}".repeat(400) + "...");
     }
 
     #[test]

@@ -46,6 +46,12 @@ pub fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error
     number(deserializer).map(|n| n as u64)
 }
 
+/// The end of a time in whole seconds: as [`whole`], but a part of a second counts as one, so that
+/// what waits for it is never early.
+pub fn whole_up<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    number(deserializer).map(|n| n.ceil() as u64)
+}
+
 /// Nanoseconds, which a float cannot hold: an integer, or text of one.
 pub fn nanoseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Nanos;
@@ -72,6 +78,22 @@ mod tests {
     struct Sample {
         #[serde(deserialize_with = "super::whole")]
         seconds: u64,
+    }
+
+    #[derive(Deserialize)]
+    struct End {
+        #[serde(deserialize_with = "super::whole_up")]
+        seconds: u64,
+    }
+
+    #[test]
+    fn an_end_in_the_middle_of_a_second_is_its_end() {
+        for (text, want) in
+            [("1234", 1234), ("1234.1", 1235), ("\"1234.9\"", 1235), ("-0.5", 0), ("1e300", u64::MAX)]
+        {
+            let end: End = serde_json::from_str(&format!("{{\"seconds\":{text}}}")).unwrap();
+            assert_eq!(end.seconds, want, "{text}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::lenient;
 use super::synapse::{WireFeedback, WireTask};
@@ -74,14 +75,16 @@ pub struct SubmitReply {
 }
 
 #[derive(Deserialize)]
-struct RawPull {
-    #[serde(default)]
-    task: Option<WireTask>,
+struct RawPull<'a> {
+    /// Taken apart on its own: a mistyped value is quoted whole by the error about it, and a text in
+    /// the place of a task may be as long as the reply.
+    #[serde(default, borrow)]
+    task: Option<&'a RawValue>,
     #[serde(default = "default_threshold", deserialize_with = "lenient::number")]
     validation_threshold: f64,
     #[serde(default, deserialize_with = "lenient::whole")]
     throttle_period: u64,
-    #[serde(default, deserialize_with = "lenient::whole")]
+    #[serde(default, deserialize_with = "lenient::whole_up")]
     cooldown_until: u64,
     #[serde(default, deserialize_with = "lenient::whole")]
     cooldown_violations: u64,
@@ -95,8 +98,22 @@ fn default_threshold() -> f64 {
 struct RawSubmit {
     #[serde(default)]
     feedback: Option<WireFeedback>,
-    #[serde(default, deserialize_with = "lenient::whole")]
+    #[serde(default, deserialize_with = "lenient::whole_up")]
     cooldown_until: u64,
+}
+
+/// Largest score that is told from any other: the formula of workers.md 2.4 stays below 1.4.
+const MAX_SCORE: f64 = 2.0;
+
+/// Ratings are held between 0 and 3000 by the validators (rules.md R7).
+const MAX_RATING: f64 = 1e6;
+
+/// The accepted results of four hours, times the rating.
+const MAX_REWARD: f64 = 1e12;
+
+/// A number held within 0 and `max`: nobody means more by it, and a line of log does not grow by it.
+fn held(value: f64, max: f64) -> Result<Score, QuantityError> {
+    Score::new(Score::new(value)?.get().clamp(0.0, max))
 }
 
 fn cooldown(seconds: u64) -> Option<UnixTime> {
@@ -109,10 +126,11 @@ impl PullReply {
     /// # Errors
     /// When it is no JSON object of the right shape, or holds a task that cannot be answered.
     pub fn read(body: &[u8]) -> Result<Self, ReplyError> {
-        let raw: RawPull = object(body)?;
+        let raw: RawPull<'_> = object(body)?;
+        let task = raw.task.map(|task| object::<WireTask>(task.get().as_bytes())).transpose()?;
         Ok(Self {
-            task: raw.task.map(Task::try_from).transpose()?,
-            threshold: Score::new(raw.validation_threshold)?,
+            task: task.map(Task::try_from).transpose()?,
+            threshold: held(raw.validation_threshold, MAX_SCORE)?,
             throttle_s: raw.throttle_period,
             cooldown_until: cooldown(raw.cooldown_until),
             violations: raw.cooldown_violations,
@@ -132,11 +150,11 @@ impl SubmitReply {
             .map(|f| {
                 Ok::<_, QuantityError>(Feedback {
                     validation_failed: f.validation_failed,
-                    score: Score::new(f.task_fidelity_score)?,
-                    average_score: Score::new(f.average_fidelity_score)?,
+                    score: held(f.task_fidelity_score, MAX_SCORE)?,
+                    average_score: held(f.average_fidelity_score, MAX_SCORE)?,
                     window_count: f.generations_within_the_window,
-                    duel_rating: Score::new(f.current_duel_rating)?.get(),
-                    reward: Score::new(f.current_miner_reward)?.get(),
+                    duel_rating: held(f.current_duel_rating, MAX_RATING)?.get(),
+                    reward: held(f.current_miner_reward, MAX_REWARD)?.get(),
                 })
             })
             .transpose()?;
@@ -145,7 +163,7 @@ impl SubmitReply {
 }
 
 /// A derived reader would also take an array; a synapse is an object.
-fn object<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, serde_json::Error> {
+fn object<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, serde_json::Error> {
     if body.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
         return Err(serde::de::Error::custom("not a JSON object"));
     }
@@ -242,6 +260,33 @@ mod tests {
             assert!(SubmitReply::read(body.as_bytes()).is_err(), "{bad}");
         }
         assert!(SubmitReply::read(br#"{"feedback":null}"#).unwrap().feedback.is_none());
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_held_at_its_ends() {
+        let pulled = |threshold: &str| {
+            let body = format!(r#"{{"validation_threshold":{threshold}}}"#);
+            PullReply::read(body.as_bytes()).unwrap().threshold.get()
+        };
+        assert_eq!((pulled("-5"), pulled("1e308"), pulled("0.61")), (0.0, 2.0, 0.61));
+        let body = br#"{"feedback":{"task_fidelity_score":7e200,"average_fidelity_score":-1,
+            "current_duel_rating":1e300,"current_miner_reward":1e300}}"#;
+        let feedback = SubmitReply::read(body).unwrap().feedback.unwrap();
+        assert_eq!((feedback.score.get(), feedback.average_score.get()), (2.0, 0.0));
+        assert_eq!((feedback.duel_rating, feedback.reward), (1e6, 1e12));
+    }
+
+    #[test]
+    fn a_cooldown_that_ends_within_a_second_ends_with_it() {
+        let until = PullReply::read(br#"{"cooldown_until":1234.2}"#).unwrap().cooldown_until;
+        assert_eq!(until, Some(UnixTime::from_secs(1235)));
+    }
+
+    #[test]
+    fn a_text_in_the_place_of_a_task_is_not_quoted() {
+        let body = format!(r#"{{"task":"{}"}}"#, "\u{7f}".repeat(1 << 20));
+        let error = PullReply::read(body.as_bytes()).unwrap_err().to_string();
+        assert!(error.len() < 200, "{} bytes", error.len());
     }
 
     #[test]

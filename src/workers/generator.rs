@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use super::multipart::Form;
 use crate::clock::Clock;
 use crate::net::{Call, Endpoint, Limits, NetError, Reply, Timing, Transport};
-use crate::primitives::{Prompt, PromptKind, Seed, Untrusted};
+use crate::primitives::{ByteSize, Prompt, PromptKind, Seed, Untrusted};
 use crate::splat::{Magic, sniff};
 
 /// How a generator wants its prompt (workers.md section 1).
@@ -124,6 +124,11 @@ impl Generator {
         &self.settings.endpoint
     }
 
+    /// Most bytes taken of an answer.
+    pub fn body_limit(&self) -> ByteSize {
+        self.settings.limits.body
+    }
+
     pub fn makes(&self, kind: PromptKind) -> bool {
         self.settings.kinds.contains(&kind)
     }
@@ -157,7 +162,7 @@ impl Generator {
         let limits = Limits {
             first_byte: Duration::from_secs(3),
             total: Duration::from_secs(3),
-            body: crate::primitives::ByteSize(64 << 10),
+            body: ByteSize(64 << 10),
         };
         let url = self.settings.endpoint.at("/health");
         let call = Call { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() };
@@ -244,7 +249,7 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
-    use crate::primitives::{ByteSize, UnixTime};
+    use crate::primitives::UnixTime;
 
     type Seen = Arc<Mutex<Vec<http::Request<Bytes>>>>;
 

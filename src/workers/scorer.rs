@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
@@ -44,13 +45,13 @@ pub enum Judgement {
 pub enum ScoreError {
     #[error("{0} tasks cannot be scored")]
     Unsupported(PromptKind),
-    #[error("the scorer is not reachable: {0}")]
+    #[error("the scorer gave no answer: {0}")]
     Net(#[from] NetError),
     #[error("the scorer answered {0}")]
     Refused(StatusCode),
     #[error("the scorer's answer cannot be read: {0}")]
     Unreadable(#[from] serde_json::Error),
-    #[error("the scorer answered a score of {0}, which no splat can have")]
+    #[error("the scorer answered a score of {0:e}, which no splat can have")]
     Implausible(f64),
 }
 
@@ -78,15 +79,44 @@ struct Request<'a> {
 
 #[derive(Deserialize)]
 struct Answer {
-    score: f64,
+    score: Number,
     #[serde(default)]
-    iqa: f64,
+    iqa: Number,
     #[serde(default)]
-    alignment_score: f64,
+    alignment_score: Number,
     #[serde(default)]
-    ssim: f64,
+    ssim: Number,
     #[serde(default)]
-    lpips: f64,
+    lpips: Number,
+}
+
+/// A number, and nothing that is quoted at length when it is none.
+#[derive(Default)]
+struct Number(f64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Numbers;
+        impl Visitor<'_> for Numbers {
+            type Value = Number;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number")
+            }
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Number, E> {
+                Ok(Number(v as f64))
+            }
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Number, E> {
+                Ok(Number(v as f64))
+            }
+            fn visit_f64<E: de::Error>(self, v: f64) -> Result<Number, E> {
+                Ok(Number(v))
+            }
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Number, E> {
+                Err(E::custom("a text where a number belongs"))
+            }
+        }
+        deserializer.deserialize_any(Numbers)
+    }
 }
 
 impl Scorer {
@@ -133,15 +163,21 @@ impl Scorer {
 }
 
 fn read(body: &[u8]) -> Result<Judgement, ScoreError> {
+    // A derived reader would also take a list of five numbers.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        let error: serde_json::Error = de::Error::custom("not a JSON object");
+        return Err(error.into());
+    }
     let answer: Answer = serde_json::from_slice(body)?;
-    let parts = [answer.iqa, answer.alignment_score, answer.ssim, answer.lpips];
-    if answer.score == 0.0 && parts.iter().all(|p| *p == 0.0) {
+    let score = answer.score.0;
+    let parts = [answer.iqa.0, answer.alignment_score.0, answer.ssim.0, answer.lpips.0];
+    if score == 0.0 && parts.iter().all(|p| *p == 0.0) {
         return Ok(Judgement::NoVerdict);
     }
-    let score = Score::new(answer.score)
+    let score = Score::new(score)
         .ok()
         .filter(|s| (0.0..=MAX_SCORE).contains(&s.get()))
-        .ok_or(ScoreError::Implausible(answer.score))?;
+        .ok_or(ScoreError::Implausible(score))?;
     let [iqa, alignment, ssim, lpips] = parts;
     Ok(Judgement::Scored(Scores { score, iqa, alignment, ssim, lpips }))
 }
@@ -170,6 +206,9 @@ mod tests {
         {
             assert!(matches!(read(bad.as_bytes()), Err(ScoreError::Unreadable(_))), "{bad}");
         }
+        assert!(matches!(read(b"[0.9,0.9,0.9,0.9,0.9]"), Err(ScoreError::Unreadable(_))));
+        let long = format!(r#"{{"score":"{}"}}"#, "\u{7f}".repeat(1 << 20));
+        assert!(read(long.as_bytes()).unwrap_err().to_string().len() < 200);
         assert!(matches!(read(br#"{"score":7.0,"iqa":0.1}"#), Err(ScoreError::Implausible(_))));
         assert!(matches!(read(br#"{"score":-0.5,"iqa":0.1}"#), Err(ScoreError::Implausible(_))));
     }
