@@ -21,6 +21,7 @@ fi
 
 SN17_PYTHON=$(scripts/python.sh | tail -n 1)
 export SN17_PYTHON
+SN17_PM2=$(scripts/pm2.sh | tail -n 1) && export SN17_PM2
 
 step cargo fmt --all --check
 # cargo-deny takes minutes to compile; the script enforces the same file in a second.

@@ -4,6 +4,7 @@
 
 mod config;
 mod devnet;
+mod feedback;
 mod layers;
 mod run;
 mod splat;
@@ -74,6 +75,8 @@ enum Command {
     Run(run::RunArgs),
     /// Serve the development network alone, for other programs to mine on
     Devnet(devnet::DevnetArgs),
+    /// Show what validators said of submissions, one line per reply
+    Feedback(feedback::FeedbackArgs),
     /// Look at the wallet
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
@@ -96,6 +99,7 @@ pub fn main() -> ExitStatus {
     let result = match command {
         Some(Command::Run(args)) => run::run(&layers, &args),
         Some(Command::Devnet(args)) => devnet::run(&layers, &args),
+        Some(Command::Feedback(args)) => feedback::run(&layers, &args),
         Some(Command::Wallet(command)) => wallet::run(&layers, command),
         Some(Command::Splat(command)) => splat::run(command),
         Some(Command::Config(command)) => config::run(&layers, &command),
@@ -133,7 +137,7 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
                 LockError::Io { .. } => ExitStatus::Unavailable,
             };
         }
-        if cause.is::<crate::wallet::WalletError>() {
+        if cause.is::<crate::wallet::WalletError>() || cause.is::<feedback::NothingToRead>() {
             return ExitStatus::Unavailable;
         }
     }

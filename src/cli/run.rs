@@ -245,6 +245,22 @@ fn warn_of_scoring(settings: &Settings) {
     }
 }
 
+/// The data directory that outlives a run; none on the embedded network, unless one is named.
+///
+/// # Errors
+/// When none is named and there is no home directory.
+pub fn kept_data(settings: &Settings) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(path) = &settings.paths.data {
+        return Ok(Some(path.clone()));
+    }
+    if settings.embeds_validators() {
+        return Ok(None);
+    }
+    let dirs = directories::ProjectDirs::from("", "", "sn17-miner")
+        .context("no home directory to remember anything in: set paths.data")?;
+    Ok(Some(dirs.data_dir().to_owned()))
+}
+
 /// Where the agent remembers.
 enum DataDir {
     Kept(PathBuf),
@@ -254,16 +270,11 @@ enum DataDir {
 
 impl DataDir {
     fn choose(settings: &Settings) -> anyhow::Result<Self> {
-        if let Some(path) = &settings.paths.data {
-            return Ok(Self::Kept(path.clone()));
+        if let Some(kept) = kept_data(settings)? {
+            return Ok(Self::Kept(kept));
         }
-        if settings.embeds_validators() {
-            let dir = tempfile::Builder::new().prefix("sn17-miner-").tempdir();
-            return Ok(Self::Temporary(dir.context("make a temporary data directory")?));
-        }
-        let dirs = directories::ProjectDirs::from("", "", "sn17-miner")
-            .context("no home directory to remember anything in: set paths.data")?;
-        Ok(Self::Kept(dirs.data_dir().to_owned()))
+        let dir = tempfile::Builder::new().prefix("sn17-miner-").tempdir();
+        Ok(Self::Temporary(dir.context("make a temporary data directory")?))
     }
 
     fn path(&self) -> &Path {

@@ -17,6 +17,7 @@
 //! | `booked`, `declined` | and the outcome | nothing |
 
 mod error;
+mod feedback;
 mod lock;
 mod records;
 mod schema;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use error::StoreError;
+pub use feedback::{FeedbackFilter, FeedbackReader, FeedbackRow, ReadError};
 pub use lock::{LockError, ProcessLock, runtime_dir};
 pub use records::{
     Accepted, Answer, Canary, FeedbackRecord, KeptResult, LaneKey, LaneRecord, Making, NewTask, OpenTask,

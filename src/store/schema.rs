@@ -89,9 +89,12 @@ CREATE TABLE canaries (
 ) STRICT;
 "];
 
+/// Number of the schema that this program writes.
+pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+
 /// Brings the tables up to date, in one transaction.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    let known = MIGRATIONS.len() as i64;
+    let known = VERSION;
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {
         return Err(StoreError::Newer { found, known });
