@@ -389,10 +389,11 @@ async fn submissions_answered_with_403() {
 async fn unreadable_replies_to_a_submission() {
     submissions(vec![|| reply(200, "<html>")]).await;
     let theatre = Theatre::new().validator(|path, nth| {
-        let lies: [fn() -> Lie; 8] = [
+        let lies: [fn() -> Lie; 9] = [
             || reply(200, ""),
             || reply(200, "{\"feedback\":[1,2]}"),
             || reply(200, "{\"feedback\":\"\\u001b\\u202e\"}"),
+            || reply(200, json!({"feedback": "\u{202e}x".repeat(100_000)}).to_string()),
             || reply(200, "{\"feedback\":null}"),
             || reply(200, format!("{{\"feedback\":{}1{}}}", "[".repeat(90_000), "]".repeat(90_000))),
             || reply(200, "x".repeat(2 << 20)),
@@ -402,8 +403,8 @@ async fn unreadable_replies_to_a_submission() {
         lies.get(nth).filter(|_| path == "/SubmitResults").map(|lie| lie())
     });
     theatre.run(1).await;
-    theatre.log.expect(8, UNSETTLED);
-    assert_eq!((theatre.log.warnings().len(), theatre.booked("accepted")), (8, 1));
+    theatre.log.expect(9, UNSETTLED);
+    assert_eq!((theatre.log.warnings().len(), theatre.booked("accepted")), (9, 1));
 }
 
 #[tokio::test(start_paused = true)]
