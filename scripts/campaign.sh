@@ -8,6 +8,7 @@ usage() {
 Usage: scripts/campaign.sh NAME [SIZE]
 
   kills [N]    kill -9 at N random moments (300) over a development network in its own process
+  hostile [N]  N random hostile replies (1000) of fake validators and workers to the real binary
 
 The seed is random; SN17_SEED=N sets it. Exit status: that of the campaign, 2 for wrong arguments.
 TEXT
@@ -21,6 +22,12 @@ case $name in
         unit=kills
         export SN17_KILLS=$size
         test=(--test kill_anywhere full_size)
+        ;;
+    hostile)
+        size=${2-1000}
+        unit=replies
+        export SN17_HOSTILE=$size
+        test=(--test hostile_campaign hostile_campaign)
         ;;
     -h | --help)
         usage

@@ -2,7 +2,7 @@
 //! no crash, no hang beyond the limits, memory bounded, and honest work goes on in between.
 //!
 //! What the n-th hostile reply is follows from the seed and n; which request it answers depends on
-//! time. `SN17_HOSTILE_SEED` sets the seed, `SN17_HOSTILE` the size of the campaign.
+//! time. `SN17_SEED` sets the seed, `SN17_HOSTILE` the size of the campaign.
 
 #[path = "support/hostile_lies.rs"]
 mod lies;
@@ -237,7 +237,7 @@ async fn round(campaign: &Arc<Campaign>, count: usize) -> Measured {
 }
 
 async fn campaign(count: usize) {
-    let seed = std::env::var("SN17_HOSTILE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(17);
+    let seed = std::env::var("SN17_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(17);
     let clock = Clock::system();
     let started = clock.instant();
     let campaign = Arc::new(Campaign {
@@ -254,16 +254,17 @@ async fn campaign(count: usize) {
         total.booked += measured.booked;
         total.peak_kib = total.peak_kib.max(measured.peak_kib);
     }
+    println!("SN17_SEED={seed}");
+    assert_eq!(total.given, count);
+    assert!(total.peak_kib <= MOST_MEMORY, "seed {seed}: {} KiB resident", total.peak_kib);
     println!(
-        "hostile: {} hostile replies among {} calls, {} tasks booked, peak {} MiB, {:.0} s, seed {seed}",
+        "RESULT {} hostile replies among {} calls, {} tasks booked, no crash, no hang, peak resident {} MiB, {:.0} s",
         total.given,
         total.calls,
         total.booked,
         total.peak_kib.div_ceil(1024),
         started.elapsed().as_secs_f64(),
     );
-    assert_eq!(total.given, count);
-    assert!(total.peak_kib <= MOST_MEMORY, "seed {seed}: {} KiB resident", total.peak_kib);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -151,7 +151,7 @@ fn wallets_that_cannot_mine_fail_the_check_and_say_what_to_do() {
     let output = wallet(&["check", "--json", "--wallet.name", "../elsewhere"]);
     assert_eq!((output.status.code(), verdict(&json(&output), "names").as_str()), (Some(1), "fail"));
     let output = wallet(&["show", "--wallet.hotkey", "missing"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&output.stderr).contains("new-hotkey"), "{output:?}");
 }
 

@@ -30,6 +30,7 @@ pub struct LayerArgs {
     #[arg(
         long = "wallet.password_file",
         visible_alias = "wallet-password-file",
+        alias = "wallet.password-file",
         global = true,
         value_name = "FILE"
     )]

@@ -132,7 +132,10 @@ impl Miner {
         for source in sources {
             let key = LaneKey { source: source.id(), hotkey };
             let cooldowns = Cooldowns::new(store.lane(key).await?, settings.margin);
-            let open = store.open_task(key).await?.map(|open| {
+            // What has no result and no answer is pulled again: the source may have forgotten it, and
+            // if not, gives the same task.
+            let stored = store.open_task(key).await?.filter(|open| open.stage.is_past_making());
+            let open = stored.map(|open| {
                 let task = open.task.clone();
                 let state =
                     TaskState::resumed(open, |prompt| bench.generator.makes(prompt.kind()), &settings);

@@ -61,6 +61,13 @@ pub enum Stage {
     Declined,
 }
 
+impl Stage {
+    /// Whether there is a result or an answer to go on with.
+    pub const fn is_past_making(self) -> bool {
+        !matches!(self, Self::Accepted | Self::Generating)
+    }
+}
+
 /// What local judging said of a result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {

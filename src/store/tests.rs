@@ -203,25 +203,26 @@ async fn a_settled_task_changes_no_more() {
     assert_eq!(column(&store, "SELECT outcome FROM tasks"), ["accepted"]);
 }
 
+type Damage = fn(&Path);
+
+const DAMAGES: [Damage; 3] = [
+    |file| std::fs::remove_file(file).unwrap(),
+    |file| std::fs::write(file, b"").unwrap(),
+    |file| {
+        let mut bytes = std::fs::read(file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    },
+];
+
 #[tokio::test]
 async fn a_damaged_result_is_made_again() {
-    type Damage = fn(&Path);
-    let damages: [Damage; 3] = [
-        |file| std::fs::remove_file(file).unwrap(),
-        |file| std::fs::write(file, b"").unwrap(),
-        |file| {
-            let mut bytes = std::fs::read(file).unwrap();
-            *bytes.last_mut().unwrap() ^= 1;
-            std::fs::write(file, bytes).unwrap();
-        },
-    ];
-    for damage in damages {
+    for damage in DAMAGES {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).await.unwrap();
         let task = accept(&store, new_task(lane(1), "t", 1)).await;
         let result = kept(&store, task.id).await;
-        let result = store.judge(task.id, &result, Verdict::Unscored).await.unwrap();
-        store.intend(task.id, &Answer::Result(result), NOW).await.unwrap();
+        store.judge(task.id, &result, Verdict::Unscored).await.unwrap();
         damage(&store.results_dir().join(format!("{}-1.spz", task.id)));
 
         let store = reopened(store).await;
@@ -232,6 +233,25 @@ async fn a_damaged_result_is_made_again() {
         assert_eq!(result.attempt, 2);
         let found = open(&store).await;
         assert_eq!((found.stage, found.result.unwrap().attempt), (Stage::Kept, 2));
+    }
+}
+
+#[tokio::test]
+async fn a_result_damaged_after_it_may_have_left_is_settled_by_an_empty_answer() {
+    for damage in DAMAGES {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let task = accept(&store, new_task(lane(1), "t", 1)).await;
+        let result = kept(&store, task.id).await;
+        let result = store.judge(task.id, &result, Verdict::Unscored).await.unwrap();
+        store.intend(task.id, &Answer::Result(result), NOW).await.unwrap();
+        damage(&store.results_dir().join(format!("{}-1.spz", task.id)));
+
+        let found = open(&reopened(store).await).await;
+        assert_eq!(found.stage, Stage::Intended);
+        let (answer, at) = found.answer.unwrap();
+        assert!(matches!(answer, Answer::Empty(reason) if reason.contains("damaged")));
+        assert_eq!(at, NOW);
     }
 }
 
