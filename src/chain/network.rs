@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::{Host, Url};
@@ -19,9 +20,9 @@ pub enum NodeUrlError {
 }
 
 /// WebSocket address of a chain node. `Debug` and `Display` show neither user, password, path nor
-/// query: hosted nodes carry the customer's key there.
+/// query: hosted nodes carry the customer's key there. Cheap to clone: every error names its node.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct NodeUrl(Url);
+pub struct NodeUrl(Arc<Url>);
 
 impl NodeUrl {
     /// The whole URL, secrets included: for connecting only.
@@ -55,7 +56,7 @@ impl FromStr for NodeUrl {
         if url.host_str().is_none_or(str::is_empty) {
             return Err(NodeUrlError::NoHost);
         }
-        Ok(Self(url))
+        Ok(Self(Arc::new(url)))
     }
 }
 
