@@ -96,6 +96,18 @@ def check(rules: dict[str, Any], packages: list[dict[str, Any]]) -> list[str]:
     return problems
 
 
+def built() -> set[tuple[str, str]]:
+    """Name and version of whatever a build for any target can contain.
+
+    Cargo.lock and `cargo metadata` also list the optional crates behind weak features (`crate?/feature`) that nothing
+    enables, such as subxt's light client; cargo-deny leaves those out as well.
+    """
+    command = ["cargo", "tree", "--locked", "--all-features", "--target", "all", "--prefix", "none", "--format", "{p}"]
+    tree = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    lines = (line.split() for line in tree.splitlines() if line)
+    return {(words[0], words[1].removeprefix("v")) for words in lines}
+
+
 def main() -> int:
     rules = tomllib.loads((ROOT / "deny.toml").read_text())
     metadata = subprocess.run(
@@ -104,7 +116,12 @@ def main() -> int:
         check=True,
         stdout=subprocess.PIPE,
     )
-    packages = json.loads(metadata.stdout)["packages"]
+    wanted = built()
+    packages = [
+        package
+        for package in json.loads(metadata.stdout)["packages"]
+        if (package["name"], package["version"]) in wanted
+    ]
     problems = check(rules, packages)
     for problem in problems:
         print(problem, file=sys.stderr)

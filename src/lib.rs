@@ -17,6 +17,7 @@ pub mod net;
 pub mod splat;
 pub mod wallet;
 
+pub mod chain;
 pub mod protocol;
 pub mod workers;
 
