@@ -1,16 +1,23 @@
 //! From settings and the outside world to a running agent.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain::{ChainClient, ChainHandle, Follower, Jitter, Link};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::dendrite::{AxonAddress, Dendrite};
 use crate::gpu::Arbiter;
-use crate::mining::{Bench, Budget, Finish, Miner, MinerError, SeedSource, TaskSource, ValidatorSource};
+use crate::mining::{
+    Admission, Bench, Budget, Finish, Miner, MinerError, SeedSource, Setup, Snapshot, Subnet, TaskSource,
+    ValidatorSource,
+};
 use crate::net::{Connections, Endpoint, NetError, Transport};
 use crate::primitives::{CardId, Uid};
 use crate::splat::SpzEncoder;
@@ -27,9 +34,25 @@ pub struct World {
     pub hotkey: Arc<HotkeyPair>,
     pub peers: Peers,
     pub transports: Transports,
+    /// The chain that names validators and knows our registration; `None` if `peers` names them.
+    pub chain: Option<ChainWorld>,
     /// The data directory.
     pub data: PathBuf,
     pub locks: Locks,
+}
+
+/// The way to the chain.
+pub struct ChainWorld {
+    pub client: ChainClient,
+    /// Spreads retries; a constant 0 in tests.
+    pub jitter: Jitter,
+    pub admission: Admission,
+}
+
+impl fmt::Debug for ChainWorld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChainWorld").field("client", &self.client).finish_non_exhaustive()
+    }
 }
 
 /// Who is where.
@@ -90,9 +113,37 @@ pub enum AppError {
 #[derive(Debug)]
 pub struct App {
     miner: Miner,
+    chain: Option<(Follower, Keeper)>,
     grace: Duration,
     clock: Clock,
     _locks: Vec<ProcessLock>,
+}
+
+/// Keeps the newest metagraph, so that a start without the chain can still mine.
+#[derive(Debug)]
+struct Keeper {
+    chain: ChainHandle,
+    store: Store,
+    network: &'static str,
+}
+
+impl Keeper {
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let news = tokio::select! {
+                () = stop.cancelled() => return,
+                news = self.chain.changed() => news,
+            };
+            if !news {
+                return;
+            }
+            let view = self.chain.view();
+            let (Link::Up { .. }, Some(metagraph)) = (&view.link, view.metagraph) else { continue };
+            if let Err(error) = self.store.keep_metagraph(self.network, &metagraph).await {
+                tracing::warn!(%error, "The metagraph could not be kept");
+            }
+        }
+    }
 }
 
 /// What candidates are made with, by the settings.
@@ -173,10 +224,34 @@ impl App {
                 TaskSource::Validator(ValidatorSource { dendrite: Arc::clone(&dendrite), axon, uid })
             })
             .collect();
-        let miner =
-            Miner::resume(hotkey, sources, bench, store, world.clock, world.seeds, settings.mining.clone())
-                .await?;
-        Ok(Self { miner, grace: settings.grace, clock: world.clock, _locks: locks })
+        let mut subnet = None;
+        let mut chain = None;
+        if let Some(ChainWorld { client, jitter, admission }) = world.chain {
+            let network = settings.network.as_str();
+            let kept = store.metagraph(network, settings.netuid).await?.map(Arc::new);
+            let (follower, handle) = Follower::new(client, vec![hotkey], jitter, kept);
+            let register = settings.how_to_register();
+            let dendrite = Arc::clone(&dendrite);
+            subnet = Some(Subnet::new(handle.clone(), dendrite, settings.netuid, admission, register));
+            chain = Some((follower, Keeper { chain: handle, store: store.clone(), network }));
+        }
+        let setup = Setup {
+            hotkey,
+            sources,
+            subnet,
+            bench,
+            store,
+            clock: world.clock,
+            seeds: world.seeds,
+            settings: settings.mining.clone(),
+        };
+        let miner = Miner::resume(setup).await?;
+        Ok(Self { miner, chain, grace: settings.grace, clock: world.clock, _locks: locks })
+    }
+
+    /// What the loop shows of itself, and what the chain says.
+    pub fn watch(&self) -> (watch::Receiver<Option<Snapshot>>, Option<ChainHandle>) {
+        (self.miner.watch(), self.chain.as_ref().map(|(_, keeper)| keeper.chain.clone()))
     }
 
     /// Mines until the budget is spent, or until `stop` is cancelled and the grace period after it is
@@ -191,6 +266,12 @@ impl App {
             stop.cancelled().await;
             clock.sleep(grace).await;
         };
+        // Ends with this function, however that ends: dropping a set aborts its tasks.
+        let mut followers = JoinSet::new();
+        if let Some((follower, keeper)) = self.chain.take() {
+            followers.spawn(follower.run(stop.clone()));
+            followers.spawn(keeper.run(stop.clone()));
+        }
         tokio::select! {
             finish = self.miner.run(budget, &stop) => Ok(finish?),
             () = too_late => {

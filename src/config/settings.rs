@@ -1,7 +1,7 @@
 //! The keys, their ranges, and what must agree.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,9 +9,10 @@ use toml::{Table, Value};
 use tracing::level_filters::LevelFilter;
 
 use super::reader::{ConfigError, Layers, Origin, Reader, Resolved};
-use crate::mining::ScorerDown;
+use crate::chain::{self, NodeUrl};
+use crate::mining::{Admission, HotkeyRule, ScorerDown};
 use crate::net::{Endpoint, Limits};
-use crate::primitives::{ByteSize, Hotkey, Netuid, PromptKind, Uid};
+use crate::primitives::{ByteSize, Hotkey, Netuid, PromptKind, Rao, Uid};
 use crate::wallet::WalletSettings;
 use crate::workers::Dialect;
 use crate::{dendrite, mining};
@@ -19,27 +20,22 @@ use crate::{dendrite, mining};
 /// Which network the agent mines on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
+    /// Embedded in this process, or a `sn17-miner devnet` named under `[[validators]]`.
     Devnet,
-    Finney,
-    Test,
-    Archive,
-    Local,
+    Chain(chain::Network),
 }
 
 impl Network {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Devnet => "devnet",
-            Self::Finney => "finney",
-            Self::Test => "test",
-            Self::Archive => "archive",
-            Self::Local => "local",
+            Self::Chain(network) => network.name(),
         }
     }
 
     /// Public by name (answers.md, "Public network").
     const fn is_public(self) -> bool {
-        matches!(self, Self::Finney | Self::Test | Self::Archive)
+        matches!(self, Self::Chain(chain::Network::Finney | chain::Network::Test | chain::Network::Archive))
     }
 }
 
@@ -110,6 +106,10 @@ pub struct DevnetSettings {
 pub struct Settings {
     pub network: Network,
     pub netuid: Netuid,
+    /// Nodes of the chain, in order of preference; empty: those of the network.
+    pub nodes: Vec<NodeUrl>,
+    pub sync_interval: Duration,
+    pub admission: Admission,
     pub wallet: WalletSettings,
     pub paths: PathSettings,
     pub dendrite: dendrite::Settings,
@@ -132,7 +132,39 @@ pub struct Settings {
 impl Settings {
     /// Whether others than this machine take part (answers.md, "Public network").
     pub fn is_public(&self) -> bool {
-        self.network.is_public() || self.validators.iter().any(|v| !v.address.ip().is_loopback())
+        self.network.is_public()
+            || self.nodes.iter().any(|node| !node.is_loopback())
+            || self.validators.iter().any(|v| !v.address.ip().is_loopback())
+    }
+
+    /// How the chain is read; `None` when the validators are named in the configuration, or when the
+    /// embedded network's own chain is to be read.
+    pub fn chain(&self) -> Option<chain::Settings> {
+        if !self.validators.is_empty() {
+            return None;
+        }
+        let mut settings = match (self.network, self.nodes.is_empty()) {
+            (Network::Devnet, true) => return None,
+            (Network::Chain(network), true) => chain::Settings::for_network(network, self.netuid),
+            (Network::Chain(network), false) => chain::Settings {
+                genesis: network.genesis(),
+                ..chain::Settings::for_nodes(self.nodes.clone(), self.netuid)
+            },
+            (Network::Devnet, false) => chain::Settings::for_nodes(self.nodes.clone(), self.netuid),
+        };
+        settings.sync_interval = self.sync_interval;
+        Some(settings)
+    }
+
+    /// What an operator types to register the configured hotkey.
+    pub fn how_to_register(&self) -> String {
+        format!(
+            "btcli subnet register --netuid {} --wallet.name {} --wallet.hotkey {} --subtensor.network {}",
+            self.netuid,
+            self.wallet.name,
+            self.wallet.hotkey,
+            self.network.as_str()
+        )
     }
 
     /// Whether the wallet is the example one, which exists only in a checkout.
@@ -143,7 +175,7 @@ impl Settings {
 
     /// Whether the validators are the embedded ones.
     pub fn embeds_validators(&self) -> bool {
-        self.network == Network::Devnet && self.validators.is_empty()
+        self.network == Network::Devnet && self.validators.is_empty() && self.nodes.is_empty()
     }
 
     /// Whether any worker is the embedded one.
@@ -176,12 +208,18 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
         "network.name",
         &[
             ("devnet", Network::Devnet),
-            ("finney", Network::Finney),
-            ("test", Network::Test),
-            ("archive", Network::Archive),
-            ("local", Network::Local),
+            ("finney", Network::Chain(chain::Network::Finney)),
+            ("test", Network::Chain(chain::Network::Test)),
+            ("archive", Network::Chain(chain::Network::Archive)),
+            ("local", Network::Chain(chain::Network::Local)),
         ],
     );
+    let nodes = r.texts("network.endpoints");
+    let nodes = nodes.map(|list| parse_each::<NodeUrl>(r, "network.endpoints", &list));
+    let sync_interval = r.duration("network.sync_interval", S(12), S(DAY));
+    let min_stake = r.whole("network.min_stake", 0, 1_000_000_000);
+    let allow = r.texts("network.allow").map(|list| parse_each::<HotkeyRule>(r, "network.allow", &list));
+    let deny = r.texts("network.deny").map(|list| parse_each::<HotkeyRule>(r, "network.deny", &list));
     let netuid = r.whole("network.netuid", 0, 65_535);
     let allow_private = r.boolean("network.allow_private_axons");
 
@@ -263,6 +301,15 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
     let settings = Settings {
         network: network?,
         netuid: Netuid(u16::try_from(netuid?).ok()?),
+        nodes: nodes?,
+        sync_interval: sync_interval?,
+        admission: Admission {
+            // Tokens in the configuration, rao on the chain.
+            min_stake: Rao(min_stake?.saturating_mul(1_000_000_000)),
+            allow_private: allow_private?,
+            allow: allow?,
+            deny: deny?,
+        },
         wallet: WalletSettings {
             path: wallet_path?,
             name: wallet_name?,
@@ -300,25 +347,16 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
         devnet: devnet?,
         validators: validators_read,
     };
-    agree(r, &settings, allow_private?);
+    agree(r, &settings);
     Some(settings)
 }
 
 /// Rules that concern several keys.
-fn agree(r: &mut Reader, settings: &Settings, allow_private: bool) {
+fn agree(r: &mut Reader, settings: &Settings) {
     let mut fail = |key: &str, problem: String| {
         let origin = r.origin(key);
         r.fail(key, origin, problem);
     };
-    if settings.network != Network::Devnet && settings.validators.is_empty() {
-        fail(
-            "validators",
-            format!(
-                "name the validators to mine for under [[validators]]: this version does not read them from the chain of `{}`",
-                settings.network.as_str()
-            ),
-        );
-    }
     if settings.is_public() {
         if settings.generator.url == WorkerUrl::Devnet {
             fail(
@@ -327,7 +365,7 @@ fn agree(r: &mut Reader, settings: &Settings, allow_private: bool) {
             );
         }
         for validator in &settings.validators {
-            if !allow_private && !is_global(validator.address) {
+            if !settings.admission.allow_private && !chain::is_public(validator.address.ip()) {
                 fail(
                     "validators",
                     format!(
@@ -346,45 +384,23 @@ fn agree(r: &mut Reader, settings: &Settings, allow_private: bool) {
     }
 }
 
-/// Neither loopback, private, link-local nor otherwise reserved for use at home.
-fn is_global(address: SocketAddr) -> bool {
-    match address.ip() {
-        std::net::IpAddr::V4(ip) => {
-            let shared = ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1]);
-            !(ip.is_loopback()
-                || ip.is_private()
-                || ip.is_link_local()
-                || ip.is_unspecified()
-                || ip.is_broadcast()
-                || ip.is_multicast()
-                || shared
-                || ip.octets()[0] == 0
-                || ip.octets()[0] >= 240)
-        }
-        std::net::IpAddr::V6(ip) => {
-            if let Some(inner) = embedded_v4(ip) {
-                return is_global(SocketAddr::new(inner.into(), address.port()));
+/// Each text of a list; a mistake is collected and leaves its entry out.
+fn parse_each<T: std::str::FromStr<Err: std::fmt::Display>>(
+    r: &mut Reader,
+    key: &str,
+    list: &[String],
+) -> Vec<T> {
+    let mut parsed = Vec::with_capacity(list.len());
+    for text in list {
+        match text.parse() {
+            Ok(value) => parsed.push(value),
+            Err(problem) => {
+                let origin = r.origin(key);
+                r.fail(key, origin, format!("\"{text}\": {problem}"));
             }
-            !(ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_multicast()
-                || ip.is_unique_local()
-                || ip.is_unicast_link_local())
         }
     }
-}
-
-/// The IPv4 address that an IPv6 address leads to: mapped or compatible (`::/96`), by NAT64
-/// (`64:ff9b::/96`), or by 6to4 (`2002::/16`).
-fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, g, h] = ip.segments();
-    let (high, low) = match (a, b, c, d, e, f) {
-        (0, 0, 0, 0, 0, 0 | 0xffff) if !ip.is_loopback() && !ip.is_unspecified() => (g, h),
-        (0x64, 0xff9b, 0, 0, 0, 0) => (g, h),
-        (0x2002, ..) => (b, c),
-        _ => return None,
-    };
-    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+    parsed
 }
 
 /// What an entry of `[[workers]]` may leave out: it is taken from the shipped worker of its role.

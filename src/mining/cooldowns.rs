@@ -90,6 +90,13 @@ impl Cooldowns {
         self.record.cooldown_until = self.record.cooldown_until.max(Some(until));
     }
 
+    /// Shortens a cooldown that ends later than `time` from now: the source meant a state of ours that
+    /// has changed.
+    pub fn look_again(&mut self, now: UnixTime, time: Duration) {
+        let soon = (now + time).shifted(i128::from(self.record.clock_offset.unwrap_or(0)));
+        self.record.cooldown_until = self.record.cooldown_until.map(|until| until.min(soon));
+    }
+
     /// Holds the lane for a time.
     pub fn hold(&mut self, now: UnixTime, time: Duration) {
         self.held_until = self.held_until.max(now + time);

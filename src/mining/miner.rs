@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cooldowns::Cooldowns;
 use super::make::{Bench, MakeError, SeedSource, judge, make};
 use super::meaning::{PullMeaning, ReplyMeaning};
 use super::roster::{Due, Roster};
+use super::snapshot::{LaneSnapshot, Snapshot, TaskSnapshot};
 use super::source::TaskSource;
 use super::state::{Event, Step, TaskState, advance};
+use super::subnet::{Standing, Subnet};
 use super::{Settings, report};
 use crate::clock::Clock;
 use crate::dendrite::{CallError, Submission};
@@ -41,6 +44,8 @@ pub enum Finish {
     NothingDue,
     /// `Once`, and the generator is not reachable.
     NoGenerator,
+    /// `Once`, and the chain names nobody to ask: it cannot be read, or we are not registered.
+    NoSubnet,
     Stopped,
 }
 
@@ -53,16 +58,37 @@ pub enum MinerError {
     Store(#[from] StoreError),
 }
 
+/// What a miner is made of.
+#[derive(Debug)]
+pub struct Setup {
+    pub hotkey: Hotkey,
+    /// Given from the start; the chain may name more.
+    pub sources: Vec<TaskSource>,
+    /// `None`: the sources stay as they are.
+    pub subnet: Option<Subnet>,
+    pub bench: Bench,
+    pub store: Store,
+    pub clock: Clock,
+    pub seeds: SeedSource,
+    pub settings: Settings,
+}
+
 /// Mines with one hotkey.
 #[derive(Debug)]
 pub struct Miner {
+    hotkey: Hotkey,
     lanes: Vec<Lane>,
     bench: Bench,
     store: Store,
     clock: Clock,
     seeds: SeedSource,
     settings: Settings,
+    /// `None`: the sources are those given at the start.
+    subnet: Option<Subnet>,
     last_prune: UnixTime,
+    ended: u64,
+    generator_reachable: bool,
+    shown: watch::Sender<Option<Snapshot>>,
 }
 
 #[derive(Debug)]
@@ -73,6 +99,8 @@ struct Lane {
     last_asked: UnixTime,
     /// The open task, while it waits for its turn.
     open: Option<OpenWork>,
+    /// The chain no longer names the source: its open task is seen to, nothing more is pulled.
+    leaving: bool,
 }
 
 #[derive(Debug)]
@@ -101,6 +129,9 @@ const GENERATOR_PATIENCE: Duration = Duration::from_secs(100);
 /// Between two looks at a generator that is gone.
 const GENERATOR_RETRY: Duration = Duration::from_secs(5);
 
+/// Wait at a validator that does not know us although the chain does (rules.md R8).
+const UNREGISTERED_THERE: Duration = Duration::from_secs(600);
+
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Whether a task is done for now.
@@ -112,41 +143,82 @@ enum Progress {
 }
 
 impl Miner {
-    /// Takes up what the store remembers of each source: cooldowns and open tasks.
+    /// Takes up what the store remembers of each source: cooldowns and open tasks. With a `subnet`
+    /// the chain names further ones, and those that leave.
     ///
     /// # Errors
-    /// When there is no source or the store fails.
-    pub async fn resume(
-        hotkey: Hotkey,
-        sources: Vec<TaskSource>,
-        bench: Bench,
-        store: Store,
-        clock: Clock,
-        seeds: SeedSource,
-        settings: Settings,
-    ) -> Result<Self, MinerError> {
-        if sources.is_empty() {
+    /// When there is neither a source nor a subnet, or the store fails.
+    pub async fn resume(setup: Setup) -> Result<Self, MinerError> {
+        let Setup { hotkey, sources, subnet, bench, store, clock, seeds, settings } = setup;
+        if sources.is_empty() && subnet.is_none() {
             return Err(MinerError::NoSources);
         }
-        let mut lanes = Vec::with_capacity(sources.len());
+        let mut miner = Self {
+            hotkey,
+            lanes: Vec::with_capacity(sources.len()),
+            bench,
+            store,
+            clock,
+            seeds,
+            settings,
+            subnet,
+            last_prune: UnixTime::EPOCH,
+            ended: 0,
+            generator_reachable: true,
+            shown: watch::Sender::new(None),
+        };
         for source in sources {
-            let key = LaneKey { source: source.id(), hotkey };
-            let cooldowns = Cooldowns::new(store.lane(key).await?, settings.margin);
-            // What has no result and no answer is pulled again: the source may have forgotten it, and
-            // if not, gives the same task.
-            let stored = store.open_task(key).await?.filter(|open| open.stage.is_past_making());
-            let open = stored.map(|open| {
-                let task = open.task.clone();
-                let state =
-                    TaskState::resumed(open, |prompt| bench.generator.makes(prompt.kind()), &settings);
-                OpenWork { task, state }
-            });
-            if let Some(open) = &open {
-                tracing::info!(task = %open.task.id.short(), "Taking up an open task");
-            }
-            lanes.push(Lane { key, source, cooldowns, last_asked: UnixTime::EPOCH, open });
+            miner.open_lane(source).await?;
         }
-        Ok(Self { lanes, bench, store, clock, seeds, settings, last_prune: UnixTime::EPOCH })
+        Ok(miner)
+    }
+
+    /// What the loop shows of itself; nothing before its first turn.
+    pub fn watch(&self) -> watch::Receiver<Option<Snapshot>> {
+        self.shown.subscribe()
+    }
+
+    async fn open_lane(&mut self, source: TaskSource) -> Result<(), MinerError> {
+        let key = LaneKey { source: source.id(), hotkey: self.hotkey };
+        let cooldowns = Cooldowns::new(self.store.lane(key).await?, self.settings.margin);
+        // What has no result and no answer is pulled again: the source may have forgotten it, and
+        // if not, gives the same task.
+        let stored = self.store.open_task(key).await?.filter(|open| open.stage.is_past_making());
+        let open = stored.map(|open| {
+            let task = open.task.clone();
+            let makes = |prompt: &Prompt| self.bench.generator.makes(prompt.kind());
+            OpenWork { task, state: TaskState::resumed(open, makes, &self.settings) }
+        });
+        if let Some(open) = &open {
+            tracing::info!(task = %open.task.id.short(), "Taking up an open task");
+        }
+        self.lanes.push(Lane { key, source, cooldowns, last_asked: UnixTime::EPOCH, open, leaving: false });
+        Ok(())
+    }
+
+    /// Takes in what the chain says: new lanes, moved axons, validators that have gone.
+    async fn follow_subnet(&mut self) -> Result<(), MinerError> {
+        let now = self.clock.now();
+        let Some(sources) = self.subnet.as_mut().and_then(|subnet| subnet.look(now)) else { return Ok(()) };
+        for lane in &mut self.lanes {
+            lane.leaving = true;
+        }
+        for source in sources {
+            match self.lanes.iter_mut().find(|lane| lane.key.source == source.id()) {
+                Some(lane) => {
+                    lane.source = source;
+                    lane.leaving = false;
+                }
+                None => self.open_lane(source).await?,
+            }
+        }
+        self.lanes.retain(|lane| !lane.leaving || lane.open.is_some());
+        Ok(())
+    }
+
+    /// Whether tasks may be pulled: not while the chain says that we are not registered.
+    fn may_pull(&self) -> bool {
+        self.subnet.as_ref().is_none_or(|subnet| subnet.standing() != Standing::NotRegistered)
     }
 
     /// Mines until the budget is spent or `stop` is cancelled.
@@ -158,31 +230,37 @@ impl Miner {
     /// # Errors
     /// When the store fails.
     pub async fn run(&mut self, budget: Budget, stop: &CancellationToken) -> Result<Finish, MinerError> {
-        let mut ended = 0;
         loop {
             match budget {
-                Budget::Tasks(limit) if ended >= limit => return Ok(Finish::Done),
-                Budget::Once if ended >= 1 => return Ok(Finish::Done),
+                Budget::Tasks(limit) if self.ended >= limit => return Ok(Finish::Done),
+                Budget::Once if self.ended >= 1 => return Ok(Finish::Done),
                 _ => {}
             }
             if stop.is_cancelled() {
                 return Ok(Finish::Stopped);
             }
             self.prune().await;
+            self.follow_subnet().await?;
+            self.show();
             let now = self.clock.now();
-            let Some((position, due)) = self.next_lane(budget, now) else {
-                return Err(MinerError::NoSources);
+            let next = self.next_lane(budget, now);
+            let position = match next {
+                Some((position, due)) if due <= now => position,
+                _ => {
+                    if budget == Budget::Once && self.lanes.iter().all(|lane| lane.open.is_none()) {
+                        if next.is_some() {
+                            return Ok(Finish::NothingDue);
+                        }
+                        if !self.awaits_first_sync() {
+                            return Ok(Finish::NoSubnet);
+                        }
+                    }
+                    if !self.wait(next.map(|(_, due)| due), stop).await {
+                        return Ok(Finish::Stopped);
+                    }
+                    continue;
+                }
             };
-            if due > now {
-                if budget == Budget::Once && self.lanes[position].open.is_none() {
-                    return Ok(Finish::NothingDue);
-                }
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(Finish::Stopped),
-                    () = self.clock.sleep_until(due) => {}
-                }
-                continue;
-            }
             if self.lanes[position].open.is_none() {
                 if budget == Budget::Once && !self.bench.generator.is_reachable().await {
                     return Ok(Finish::NoGenerator);
@@ -191,23 +269,71 @@ impl Miner {
                     return Ok(Finish::Stopped);
                 }
                 self.pull(position, stop).await?;
+                self.show();
             }
             match self.work(position, stop).await? {
-                Some(Progress::Ended) => ended += 1,
+                Some(Progress::Ended) => self.ended += 1,
                 Some(Progress::Stopped) => return Ok(Finish::Stopped),
                 Some(Progress::Later) | None => {}
             }
         }
     }
 
-    /// The lane to turn to, and when. With a single task to do, one that is open comes before all.
+    /// Waits until `due`, for news from the chain, or for the order to stop (then false).
+    async fn wait(&mut self, due: Option<UnixTime>, stop: &CancellationToken) -> bool {
+        let clock = self.clock;
+        let subnet = &mut self.subnet;
+        let news = async {
+            match subnet {
+                Some(subnet) => subnet.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let time = async {
+            match due {
+                Some(due) => clock.sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => false,
+            () = time => true,
+            () = news => true,
+        }
+    }
+
+    /// Whether the chain may still name somebody to ask.
+    fn awaits_first_sync(&self) -> bool {
+        self.subnet
+            .as_ref()
+            .is_some_and(|subnet| subnet.standing() == Standing::Unknown && !subnet.is_in_the_dark())
+    }
+
+    /// The lane to turn to, and when: none if nobody may be asked and nothing is open. With a single
+    /// task to do, one that is open comes before all.
     fn next_lane(&self, budget: Budget, now: UnixTime) -> Option<(usize, UnixTime)> {
-        let open_only = budget == Budget::Once && self.lanes.iter().any(|lane| lane.open.is_some());
-        let wanted: Vec<usize> =
-            (0..self.lanes.len()).filter(|i| !open_only || self.lanes[*i].open.is_some()).collect();
+        let open_only =
+            !self.may_pull() || budget == Budget::Once && self.lanes.iter().any(|lane| lane.open.is_some());
+        let wanted: Vec<usize> = (0..self.lanes.len())
+            .filter(|i| self.lanes[*i].open.is_some() || !open_only && !self.lanes[*i].leaving)
+            .collect();
         let dues: Vec<Due> = wanted.iter().map(|i| self.lanes[*i].due()).collect();
         let chosen = Roster::next(&dues, now)?;
         Some((wanted[chosen], dues[chosen].at))
+    }
+
+    /// Publishes what the loop is doing.
+    fn show(&self) {
+        let lanes = self.lanes.iter().map(Lane::snapshot).collect();
+        let standing = self.subnet.as_ref().map_or(Standing::Unknown, Subnet::standing);
+        self.shown.send_replace(Some(Snapshot {
+            at: self.clock.now(),
+            hotkey: self.hotkey,
+            standing,
+            ended: self.ended,
+            generator_reachable: self.generator_reachable,
+            lanes,
+        }));
     }
 
     /// Asks one lane for a task and files what it says.
@@ -262,7 +388,16 @@ impl Miner {
                 };
                 // About an hour is what an unregistered hotkey is told (rules.md R4).
                 if wait > self.settings.cooldown + Duration::from_secs(2_400) {
-                    tracing::warn!(%validator, wait_s = wait.as_secs(), "The validator gives no task for long: is this hotkey registered?");
+                    let known = self.subnet.as_ref().map(Subnet::standing);
+                    if matches!(known, Some(Standing::Registered { .. })) {
+                        // Its copy of the chain is older than ours; it looks again within ten minutes.
+                        lane.cooldowns.look_again(now, UNREGISTERED_THERE);
+                        if let Some(subnet) = &self.subnet {
+                            subnet.doubt();
+                        }
+                    }
+                    let wait = lane.cooldowns.due().saturating_since(now);
+                    tracing::warn!(%validator, wait_s = wait.as_secs(), "The validator gives no task for long, as to a hotkey that is not registered");
                 } else {
                     tracing::debug!(%validator, wait_s = wait.as_secs(), "Cooling down");
                 }
@@ -398,6 +533,11 @@ impl Miner {
         }
         let Some(outcome) = meaning.outcome(answer, tries + 1) else {
             let error = unsettled(&meaning, &result);
+            if matches!(meaning, ReplyMeaning::Unregistered)
+                && let Some(subnet) = &self.subnet
+            {
+                subnet.doubt();
+            }
             self.store.sent(task.id, submission, error.clone()).await?;
             tracing::warn!(task = %task.id.short(), validator = %lane.key.source.name(), error, "A submission is not settled, sending it again");
             return Ok(Event::Replied { meaning, at });
@@ -455,13 +595,17 @@ impl Miner {
     }
 
     /// Nothing is pulled for a generator that is gone. Returns false when told to stop.
-    async fn wait_for_generator(&self, stop: &CancellationToken) -> bool {
+    async fn wait_for_generator(&mut self, stop: &CancellationToken) -> bool {
         let mut told = false;
         loop {
             let reachable = tokio::select! {
                 () = stop.cancelled() => return false,
                 reachable = self.bench.generator.is_reachable() => reachable,
             };
+            if reachable != self.generator_reachable {
+                self.generator_reachable = reachable;
+                self.show();
+            }
             if reachable {
                 if told {
                     tracing::info!(worker = self.bench.generator.name(), "The generator is back");
@@ -504,6 +648,24 @@ impl Lane {
             None => self.cooldowns.due(),
         };
         Due { at, last_asked: self.last_asked }
+    }
+
+    fn snapshot(&self) -> LaneSnapshot {
+        LaneSnapshot {
+            validator: self.key.source.name(),
+            uid: self.source.uid(),
+            address: self.source.address(),
+            due: self.due().at,
+            window_count: self.cooldowns.record().window_count,
+            clock_ahead_ms: self.cooldowns.record().clock_offset.map(|nanos| nanos / 1_000_000),
+            task: self.open.as_ref().map(|open| TaskSnapshot {
+                id: open.task.id.to_string(),
+                kind: open.task.prompt.kind(),
+                pulled_at: open.task.pulled_at,
+                state: open.state.name(),
+            }),
+            leaving: self.leaving,
+        }
     }
 }
 

@@ -13,8 +13,10 @@ mod meaning;
 mod miner;
 mod report;
 mod roster;
+mod snapshot;
 mod source;
 mod state;
+mod subnet;
 
 use std::time::Duration;
 
@@ -22,10 +24,12 @@ pub use cooldowns::Cooldowns;
 pub use decide::{Decision, ScorerDown, decide};
 pub use make::{Bench, Candidate, MakeError, SeedSource, judge, make};
 pub use meaning::{PullMeaning, ReplyMeaning};
-pub use miner::{Budget, Finish, Miner, MinerError};
+pub use miner::{Budget, Finish, Miner, MinerError, Setup};
 pub use roster::{Due, Roster};
+pub use snapshot::{LaneSnapshot, Snapshot, TaskSnapshot};
 pub use source::{TaskSource, ValidatorSource};
 pub use state::{Event, Step, TaskState, advance};
+pub use subnet::{Admission, HotkeyRule, RuleError, Standing, Subnet};
 
 /// The validators' rules as far as no reply shows them (`[rules]`), and our own choices (`[mining]`,
 /// `[decide]`).

@@ -34,6 +34,13 @@ impl TaskSource {
         }
     }
 
+    /// Where it is, for display.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Validator(validator) => validator.axon.address.to_string(),
+        }
+    }
+
     /// Asks for a task.
     ///
     /// # Errors

@@ -95,6 +95,16 @@ impl TaskState {
         Self::Answering { answer, tries: 0, not_before: UnixTime::EPOCH }
     }
 
+    /// For display.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "open",
+            Self::Made { .. } => "made",
+            Self::Answering { .. } => "answering",
+            Self::Ended { .. } => "ended",
+        }
+    }
+
     pub fn step(&self) -> Step {
         match self {
             Self::Open { .. } => Step::Make,

@@ -5,7 +5,8 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Each entry brings the schema from its index to the next number; released entries never change.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE tasks (
     id            TEXT PRIMARY KEY,           -- our own id
     source        TEXT NOT NULL,
@@ -87,7 +88,16 @@ CREATE TABLE canaries (
     spz           BLOB NOT NULL,
     score         REAL NOT NULL
 ) STRICT;
-"];
+",
+    "
+CREATE TABLE metagraphs (
+    network       TEXT NOT NULL,
+    netuid        INTEGER NOT NULL,
+    snapshot      BLOB NOT NULL,              -- chain::Metagraph::to_bytes
+    PRIMARY KEY (network, netuid)
+) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Number of the schema that this program writes.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -11,7 +11,8 @@ use super::{
     Accepted, Answer, Canary, Durable, FeedbackRecord, KeptResult, LaneKey, LaneRecord, NewTask, OpenTask,
     Outcome, Settled, Stage, Store, StoreError, TaskRecord, Verdict, blocking,
 };
-use crate::primitives::{LocalId, Prompt, PromptKind, Score, Seed, TaskId, UnixTime};
+use crate::chain::Metagraph;
+use crate::primitives::{LocalId, Netuid, Prompt, PromptKind, Score, Seed, TaskId, UnixTime};
 use crate::splat::{MAX_PAYLOAD_BYTES, Spz};
 
 const TASK_COLUMNS: &str =
@@ -317,6 +318,47 @@ impl Store {
                     canary.spz.as_bytes(),
                     canary.score.get()
                 ],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The last metagraph kept of a subnet, if it can still be read.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn metagraph(&self, network: &str, netuid: Netuid) -> Result<Option<Metagraph>, StoreError> {
+        let network = network.to_owned();
+        self.transaction(Durable::Process, move |tx| {
+            let kept: Option<Vec<u8>> = tx
+                .query_row(
+                    "SELECT snapshot FROM metagraphs WHERE network = ?1 AND netuid = ?2",
+                    params![network, netuid.0],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            Ok(kept.and_then(|bytes| match Metagraph::from_bytes(&bytes) {
+                Ok(metagraph) => Some(metagraph),
+                Err(error) => {
+                    tracing::warn!(%error, "The metagraph of an earlier run cannot be used");
+                    None
+                }
+            }))
+        })
+        .await
+    }
+
+    /// Keeps a metagraph in place of the one before.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keep_metagraph(&self, network: &str, metagraph: &Metagraph) -> Result<(), StoreError> {
+        let (network, netuid, bytes) = (network.to_owned(), metagraph.netuid(), metagraph.to_bytes());
+        self.transaction(Durable::Process, move |tx| {
+            tx.execute(
+                "INSERT OR REPLACE INTO metagraphs (network, netuid, snapshot) VALUES (?1, ?2, ?3)",
+                params![network, netuid.0, bytes],
             )?;
             Ok(())
         })
