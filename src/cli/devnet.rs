@@ -24,9 +24,12 @@ pub struct DevnetArgs {
     /// The short times of the [devnet] settings in place of the real validators' (300 s cooldown)
     #[arg(long)]
     fast: bool,
-    /// First of the ports: generator, scorer, validators; 0 for any that are free
+    /// First of the ports: generator, scorer, chain, validators; 0 for any that are free
     #[arg(long, value_name = "PORT", default_value_t = 17_000)]
     base_port: u16,
+    /// The chain makes no new blocks, so that what it says stays the same
+    #[arg(long)]
+    freeze_blocks: bool,
     /// Register another hotkey, besides the development miner's
     #[arg(long, value_name = "ADDRESS")]
     register: Vec<Hotkey>,
@@ -69,6 +72,7 @@ async fn serve(settings: &Settings, args: &DevnetArgs, clock: Clock) -> anyhow::
         seed: if constants.seed == 0 { u64::from(rand::random::<u32>()) + 1 } else { constants.seed },
         base_port: args.base_port,
         miners: miners.clone(),
+        freeze_blocks: args.freeze_blocks,
     };
     let devnet = Devnet::new(&network, clock);
     let served = devnet.serve().await?;
@@ -88,6 +92,7 @@ async fn serve(settings: &Settings, args: &DevnetArgs, clock: Clock) -> anyhow::
         "throttle_s": rules.throttle.as_secs_f64(),
         "penalty_s": rules.penalty.as_secs_f64(),
         "lock_s": rules.lock.as_secs_f64(),
+        "chain": served.node_url(),
         "validators": validators,
         "miners": registered,
         "generator": format!("http://{}", served.generator),

@@ -10,15 +10,16 @@ use tokio_util::sync::CancellationToken;
 use super::ExitStatus;
 use super::layers::LayerArgs;
 use super::stop::StopSignals;
-use crate::app::{App, Locks, Peers, Transports, World};
+use crate::app::{App, ChainWorld, Locks, Peers, Transports, World};
+use crate::chain::{self, ChainClient};
 use crate::clock::Clock;
 use crate::config::{ConfigError, ConfigErrors, LogFormat, Origin, Settings, WorkerSettings, WorkerUrl};
 use crate::dendrite::AxonAddress;
 use crate::devnet::network::{Devnet, NetworkSettings, Served};
 use crate::devnet::rules::ValidatorRules;
-use crate::mining::{Budget, Finish, SeedSource};
+use crate::mining::{Admission, Budget, Finish, SeedSource};
 use crate::net::Endpoint;
-use crate::primitives::{Hotkey, Uid};
+use crate::primitives::Hotkey;
 use crate::telemetry::{self, Format, Sink};
 use crate::wallet::{HotkeyPair, PasswordSources, Wallet, is_throwaway};
 
@@ -88,6 +89,7 @@ async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Resul
         hotkey: Arc::new(hotkey),
         peers: peers(&settings, devnet.as_ref())?,
         transports: Transports::over_sockets(&settings)?,
+        chain: chain(&settings, devnet.as_ref(), clock)?,
         data: data.path().to_owned(),
         // The embedded network is this process's own: nobody else can meet its key or its card.
         locks: Locks {
@@ -112,6 +114,12 @@ async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Resul
         Finish::NothingDue => {
             tracing::info!("No validator has a task to give now");
             ExitStatus::TryAgain
+        }
+        Finish::NoSubnet => {
+            tracing::warn!(
+                "The chain names nobody to ask: it cannot be read, or this hotkey is not registered"
+            );
+            ExitStatus::Unavailable
         }
         Finish::NoGenerator => {
             tracing::warn!("The generator is not reachable");
@@ -170,6 +178,7 @@ pub async fn start_devnet(
         seed,
         base_port: settings.devnet.base_port,
         miners: vec![miner],
+        freeze_blocks: false,
     };
     Ok(Some(Devnet::new(&network, clock).serve().await?))
 }
@@ -183,6 +192,22 @@ pub async fn stop_devnet(devnet: Served, now: &CancellationToken) {
     }
 }
 
+/// The way to the chain: that of the settings, or the embedded network's own.
+fn chain(settings: &Settings, devnet: Option<&Served>, clock: Clock) -> anyhow::Result<Option<ChainWorld>> {
+    let (reading, admission) = match (settings.chain(), devnet.and_then(Served::node_url)) {
+        (Some(reading), _) => (reading, settings.admission.clone()),
+        (None, Some(url)) if settings.embeds_validators() => {
+            let node = url.parse().context("the embedded chain's URL")?;
+            // Everything embedded is on loopback.
+            let admission = Admission { allow_private: true, ..settings.admission.clone() };
+            (chain::Settings::for_nodes(vec![node], settings.netuid), admission)
+        }
+        (None, _) => return Ok(None),
+    };
+    let client = ChainClient::over_websocket(reading, clock);
+    Ok(Some(ChainWorld { client, jitter: Box::new(rand::random::<f64>), admission }))
+}
+
 /// Who is where: the embedded peers, or those of the settings.
 pub fn peers(settings: &Settings, devnet: Option<&Served>) -> anyhow::Result<Peers> {
     let place = |worker: &WorkerSettings, embedded: fn(&Served) -> std::net::SocketAddr| match (
@@ -193,18 +218,8 @@ pub fn peers(settings: &Settings, devnet: Option<&Served>) -> anyhow::Result<Pee
         (WorkerUrl::Devnet, Some(devnet)) => Ok(Endpoint::of(embedded(devnet))),
         (WorkerUrl::Devnet, None) => anyhow::bail!("the embedded {} was not started", worker.name),
     };
-    let validators = if settings.embeds_validators() {
-        devnet
-            .into_iter()
-            .flat_map(|served| &served.validators)
-            .map(|&(hotkey, address, uid)| (AxonAddress { hotkey, address }, Some(uid)))
-            .collect()
-    } else {
-        let named = settings.validators.iter();
-        named
-            .map(|v| (AxonAddress { hotkey: v.hotkey, address: v.address }, v.uid))
-            .collect::<Vec<(_, Option<Uid>)>>()
-    };
+    let named = settings.validators.iter();
+    let validators = named.map(|v| (AxonAddress { hotkey: v.hotkey, address: v.address }, v.uid)).collect();
     Ok(Peers {
         validators,
         generator: place(&settings.generator, |served| served.generator)?,
@@ -226,7 +241,7 @@ fn banner(settings: &Settings) {
             time(devnet.lock)
         ),
         "To go live set in config.toml: network.name, wallet.path, and the url of the generator under [[workers]]".to_owned(),
-        "(beside them a scorer of your own, and the [[validators]] to mine for).".to_owned(),
+        "(and a scorer of your own beside it).".to_owned(),
     ] {
         tracing::info!("{line}");
     }

@@ -7,6 +7,7 @@
 
 pub mod axon;
 pub mod axon_judge;
+pub mod chain;
 mod codec;
 pub mod generator;
 mod http;

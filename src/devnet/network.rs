@@ -13,13 +13,14 @@ use tower::ServiceExt;
 
 use super::axon::{DevAxon, DevAxonSettings};
 use super::axon_judge::AxonJudge;
+use super::chain::{ChainServer, DevChain, DevChainSettings, Neuron, Subnet};
 use super::generator::{DevGenerator, DevGeneratorSettings};
 use super::rules::ValidatorRules;
 use super::scorer::{DevScorer, DevScorerSettings};
 use super::tasks::TaskMaker;
 use crate::clock::Clock;
 use crate::net::{InProcess, Transport};
-use crate::primitives::{Hotkey, Uid};
+use crate::primitives::{Coldkey, Hotkey, Netuid, Rao, Uid};
 use crate::wallet::HotkeyPair;
 
 /// What the network is made of.
@@ -35,16 +36,25 @@ pub struct NetworkSettings {
     pub base_port: u16,
     /// Who is registered, from the first uid after the validators'.
     pub miners: Vec<Hotkey>,
+    /// The chain makes no new blocks.
+    pub freeze_blocks: bool,
 }
 
-/// Validators, a generator and a scorer.
+/// Validators, a generator and a scorer; a chain once the validators have their addresses.
 #[derive(Debug, Clone)]
 pub struct Devnet {
     pub axons: Vec<DevAxon>,
     pub generator: DevGenerator,
     pub scorer: DevScorer,
+    clock: Clock,
     base_port: u16,
+    freeze_blocks: bool,
+    miners: Vec<Hotkey>,
 }
+
+/// Stake of the first validator; each further one has half a thousand less, so that all lie above
+/// the least that miners ask for.
+const STAKE: u64 = 40_000;
 
 /// A server of the network could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +72,9 @@ pub struct Served {
     pub validators: Vec<(Hotkey, SocketAddr, Uid)>,
     pub generator: SocketAddr,
     pub scorer: SocketAddr,
+    /// The chain that names the validators; none where there are none.
+    pub chain: Option<DevChain>,
+    node: Option<ChainServer>,
     servers: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -90,11 +103,33 @@ impl Devnet {
             axons,
             generator: DevGenerator::new(DevGeneratorSettings::default(), clock),
             scorer: DevScorer::new(DevScorerSettings::default(), clock),
+            clock,
             base_port: settings.base_port,
+            freeze_blocks: settings.freeze_blocks,
+            miners: settings.miners.clone(),
         }
     }
 
-    /// Serves everything on loopback: generator and scorer on the first two ports, then the validators.
+    /// The chain on which these validators serve at `addresses` and the miners are registered.
+    pub fn chain(&self, addresses: &[SocketAddr]) -> DevChain {
+        let coldkey = |name: &str| Coldkey::from_bytes(*HotkeyPair::dev(name).hotkey().as_bytes());
+        let owner = *HotkeyPair::dev("owner").hotkey();
+        let mut subnet = Subnet::new(Netuid(17), owner, coldkey("owner-coldkey"));
+        let mut stake = STAKE;
+        for (axon, address) in self.axons.iter().zip(addresses) {
+            let rao = Rao(stake * 1_000_000_000);
+            subnet.neurons.push(Neuron::validator(axon.hotkey(), coldkey("validators"), *address, rao, 1));
+            stake = stake.saturating_sub(500);
+        }
+        for miner in &self.miners {
+            subnet.neurons.push(Neuron::miner(*miner, coldkey("coldkey"), 1));
+        }
+        let settings = DevChainSettings { frozen: self.freeze_blocks, ..DevChainSettings::new(subnet) };
+        DevChain::new(settings, self.clock)
+    }
+
+    /// Serves everything on loopback: generator and scorer on the first two ports, then the chain, then
+    /// the validators.
     ///
     /// # Errors
     /// When a port is taken.
@@ -102,12 +137,8 @@ impl Devnet {
         let mut servers = JoinSet::new();
         let stop = CancellationToken::new();
         let mut next = self.base_port;
-        let mut start = async |router: Router| -> Result<SocketAddr, ListenError> {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, next));
-            next = if next == 0 { 0 } else { next.saturating_add(1) };
-            let failed = |source| ListenError { address, source };
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
-            let address = listener.local_addr().map_err(failed)?;
+        let mut start = async |router: Router, next: &mut u16| -> Result<SocketAddr, ListenError> {
+            let (listener, address) = listen(next).await?;
             let stopped = stop.clone().cancelled_owned();
             servers.spawn(async move {
                 if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
@@ -116,20 +147,49 @@ impl Devnet {
             });
             Ok(address)
         };
-        let generator = start(self.generator.router()).await?;
-        let scorer = start(self.scorer.router()).await?;
+        let generator = start(self.generator.router(), &mut next).await?;
+        let scorer = start(self.scorer.router(), &mut next).await?;
+        let node = if self.axons.is_empty() { None } else { Some(listen(&mut next).await?) };
         let mut validators = Vec::with_capacity(self.axons.len());
         for (uid, axon) in (0..).zip(&self.axons) {
-            validators.push((axon.hotkey(), start(axon.router()).await?, Uid(uid)));
+            validators.push((axon.hotkey(), start(axon.router(), &mut next).await?, Uid(uid)));
         }
-        Ok(Served { validators, generator, scorer, servers, stop })
+        let addresses: Vec<SocketAddr> = validators.iter().map(|(_, address, _)| *address).collect();
+        let mut chain = None;
+        let node = match node {
+            Some((listener, address)) => {
+                let served = self.chain(&addresses);
+                chain = Some(served.clone());
+                Some(served.serve(listener).map_err(|source| ListenError { address, source })?)
+            }
+            None => None,
+        };
+        Ok(Served { validators, generator, scorer, chain, node, servers, stop })
     }
 }
 
+/// Listens on loopback at `next`, which becomes the port after it, or at any free port if it is 0.
+async fn listen(next: &mut u16) -> Result<(TcpListener, SocketAddr), ListenError> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *next));
+    *next = if *next == 0 { 0 } else { next.saturating_add(1) };
+    let failed = |source| ListenError { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
 impl Served {
+    /// URL of the chain's node.
+    pub fn node_url(&self) -> Option<String> {
+        self.node.as_ref().map(ChainServer::url)
+    }
+
     /// Stops listening and waits for calls under way, at most as long as the caller lets it.
     pub async fn stop(mut self) {
         self.stop.cancel();
+        if let Some(node) = self.node.take() {
+            node.stop().await;
+        }
         while self.servers.join_next().await.is_some() {}
     }
 }
