@@ -522,3 +522,38 @@ fn a_stake_beyond_64_bits_is_an_error() {
     let error = read_metagraph(Answers::Selective(&bytes), &metadata, here()).unwrap_err();
     assert!(matches!(error, ChainError::Malformed { .. }), "{error}");
 }
+
+/// The metadata with a name replaced by another of the same length, wherever it stands.
+fn renamed(file: &str, from: &str, to: &str) -> Option<Metadata> {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = fs::read(support::shared(&format!("chain/{file}"))?).unwrap();
+    let places: Vec<_> =
+        (0..bytes.len() - from.len()).filter(|&at| bytes[at..].starts_with(from.as_bytes())).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+    Some(Metadata::decode_from(&bytes).unwrap())
+}
+
+#[test]
+fn a_runtime_that_lost_a_field_is_read_without_it() {
+    let Some(bytes) = recorded("get_selective_mechagraph") else { return };
+    let answers = Answers::Selective(&bytes);
+    for file in METADATA {
+        let sound = read_metagraph(answers, &metadata(file).unwrap(), here()).unwrap();
+        let metadata = renamed(file, "incentives", "inzentives").unwrap();
+        let without = read_metagraph(answers, &metadata, here()).unwrap();
+        assert!(sound.neurons().iter().any(|neuron| neuron.incentive > 0));
+        for (before, after) in sound.neurons().iter().zip(without.neurons()) {
+            assert_eq!(*after, sn17_miner::chain::Neuron { incentive: 0, ..before.clone() });
+        }
+        for (field, other) in [("hotkeys", "hotkeyz"), ("axons", "axonz"), ("total_stake", "total_stakz")] {
+            let error = read_metagraph(answers, &renamed(file, field, other).unwrap(), here()).unwrap_err();
+            assert!(error.to_string().contains("lacks the"), "{field}: {error}");
+            assert!(matches!(error, ChainError::Malformed { .. }));
+        }
+        let error = read_metagraph(answers, &renamed(file, "netuid", "netuit").unwrap(), here()).unwrap_err();
+        assert!(matches!(error, ChainError::Malformed { .. }), "{error}");
+    }
+}

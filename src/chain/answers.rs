@@ -1,15 +1,15 @@
 //! From the bytes of a runtime call to a metagraph.
 //!
-//! Every answer is decoded through the metadata of its own block into structs that name few fields:
-//! a field that is added or moved elsewhere in the runtime changes nothing here. A *named* field that
-//! is gone is an error even for an `Option`, so each answer has a second, smaller struct with what
-//! mining cannot do without, and each call has the next one behind it.
+//! Every answer is decoded through the metadata of its own block and by the names of its fields: a
+//! field that is added or moved elsewhere in the runtime changes nothing here, and one that is gone
+//! leaves a default unless mining cannot do without it. Then the next call may serve.
 
 use subxt::Metadata;
 use subxt::ext::frame_decode::runtime_apis::decode_runtime_api_response;
 use subxt::ext::scale_decode::DecodeAsType;
 
-use super::{AxonInfo, ChainError, Metagraph, Neuron, Parts};
+use super::loose::{Absent, Account, Accounts, Loose, by_name};
+use super::{AxonInfo, ChainError, Metagraph, MetagraphError, Neuron, Parts};
 use crate::primitives::{Coldkey, Hotkey, Netuid, Rao, Uid, UnixTime, Untrusted};
 
 /// The fields asked for by index (chain/README.md, "The metagraph"): netuid, owner hotkey, block,
@@ -119,360 +119,169 @@ pub fn read_metagraph(
     metadata: &Metadata,
     place: Place,
 ) -> Result<Metagraph, ChainError> {
-    let (what, columns) = match answers {
-        Answers::Selective(bytes) => selective(Reading::Selective, bytes, metadata, place.netuid)?,
-        Answers::Mechagraph(bytes) => selective(Reading::Mechagraph, bytes, metadata, place.netuid)?,
-        Answers::Whole(bytes) => whole(bytes, metadata, place.netuid)?,
-        Answers::LiteAndState { lite, state } => lite_and_state(lite, state, metadata, place.netuid)?,
+    let (call, subnet) = match answers {
+        Answers::Selective(bytes) => read_one(Reading::Selective, bytes, metadata, place.netuid)?,
+        Answers::Mechagraph(bytes) => read_one(Reading::Mechagraph, bytes, metadata, place.netuid)?,
+        Answers::Whole(bytes) => read_one(Reading::Whole, bytes, metadata, place.netuid)?,
+        Answers::LiteAndState { lite, state } => {
+            let call = Reading::LiteAndState.calls()[1];
+            let mut subnet = subnet(call, state, metadata, place.netuid)?;
+            subnet.axons = Loose(Some(axons_of_lite(lite, metadata, &subnet)?));
+            (call, subnet)
+        }
     };
-    if columns.netuid != place.netuid.0 {
-        return Err(ChainError::ForeignSubnet { asked: place.netuid, found: Netuid(columns.netuid) });
-    }
+    let (_, what) = call;
     Metagraph::new(Parts {
         netuid: place.netuid,
-        block: columns.block.unwrap_or(place.block),
+        block: subnet.block.0.unwrap_or(place.block),
         synced_at: place.at,
-        owner_hotkey: columns.owner_hotkey.map(Hotkey::from_bytes),
-        immunity_period: columns.immunity_period,
-        neurons: columns.neurons(what)?,
+        owner_hotkey: subnet.owner_hotkey.0.map(Hotkey::from_bytes),
+        immunity_period: subnet.immunity_period.0,
+        neurons: neurons(what, subnet)?,
     })
     .map_err(|reason| ChainError::NoMetagraph { what: what.to_owned(), reason })
 }
 
-type Account = [u8; 32];
+type RuntimeCall = (&'static str, &'static str);
 
-#[derive(Debug, Clone, Copy, DecodeAsType)]
-#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
-struct Axon {
-    block: u64,
-    version: u32,
-    ip: u128,
-    port: u16,
-    ip_type: u8,
-    protocol: u8,
-}
-
-/// The per-uid vectors of any of the answers, and what goes with them.
-#[derive(Debug, Default)]
-struct Columns {
-    netuid: u16,
-    block: Option<u64>,
-    owner_hotkey: Option<Account>,
-    immunity_period: Option<u64>,
-    hotkeys: Vec<Account>,
-    axons: Vec<Axon>,
-    total_stake: Vec<u64>,
-    coldkeys: Vec<Account>,
-    active: Vec<bool>,
-    validator_permit: Vec<bool>,
-    last_update: Vec<u64>,
-    emission: Vec<u64>,
-    incentives: Vec<u16>,
-    block_at_registration: Vec<u64>,
-}
-
-impl Columns {
-    fn neurons(self, what: &str) -> Result<Vec<Neuron>, ChainError> {
-        self.hotkeys
-            .iter()
-            .enumerate()
-            .map(|(row, hotkey)| {
-                let uid = u16::try_from(row).map_err(|_| ChainError::NoMetagraph {
-                    what: what.to_owned(),
-                    reason: super::MetagraphError::TooManyNeurons(self.hotkeys.len()),
-                })?;
-                Ok(Neuron {
-                    uid: Uid(uid),
-                    hotkey: Hotkey::from_bytes(*hotkey),
-                    coldkey: self.coldkeys.get(row).copied().map(Coldkey::from_bytes),
-                    axon: self.axons.get(row).filter(|axon| axon.ip != 0).map(|axon| AxonInfo {
-                        block: axon.block,
-                        version: axon.version,
-                        ip: axon.ip,
-                        port: axon.port,
-                        ip_type: axon.ip_type,
-                        protocol: axon.protocol,
-                    }),
-                    active: self.active.get(row).copied().unwrap_or_default(),
-                    validator_permit: self.validator_permit.get(row).copied().unwrap_or_default(),
-                    stake: Rao(self.total_stake.get(row).copied().unwrap_or_default()),
-                    incentive: self.incentives.get(row).copied().unwrap_or_default(),
-                    emission: Rao(self.emission.get(row).copied().unwrap_or_default()),
-                    last_update: self.last_update.get(row).copied().unwrap_or_default(),
-                    block_at_registration: self.block_at_registration.get(row).copied(),
-                })
-            })
-            .collect()
-    }
-}
-
-#[derive(DecodeAsType)]
-#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
-struct SelectiveAnswer {
-    netuid: u16,
-    block: Option<u64>,
-    owner_hotkey: Option<Account>,
-    immunity_period: Option<u64>,
-    hotkeys: Option<Vec<Account>>,
-    coldkeys: Option<Vec<Account>>,
-    axons: Option<Vec<Axon>>,
-    active: Option<Vec<bool>>,
-    validator_permit: Option<Vec<bool>>,
-    last_update: Option<Vec<u64>>,
-    emission: Option<Vec<u64>>,
-    incentives: Option<Vec<u16>>,
-    block_at_registration: Option<Vec<u64>>,
-    total_stake: Option<Vec<u64>>,
-}
-
-#[derive(DecodeAsType)]
-#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
-struct SelectiveEssentials {
-    netuid: u16,
-    hotkeys: Option<Vec<Account>>,
-    axons: Option<Vec<Axon>>,
-    total_stake: Option<Vec<u64>>,
-}
-
-/// `get_metagraph`: the same names without the outer `Option`.
-#[derive(DecodeAsType)]
-#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
-struct WholeAnswer {
-    netuid: u16,
-    block: u64,
-    owner_hotkey: Account,
-    immunity_period: u64,
-    hotkeys: Vec<Account>,
-    coldkeys: Vec<Account>,
-    axons: Vec<Axon>,
-    active: Vec<bool>,
-    validator_permit: Vec<bool>,
-    last_update: Vec<u64>,
-    emission: Vec<u64>,
-    incentives: Vec<u16>,
-    block_at_registration: Vec<u64>,
-    total_stake: Vec<u64>,
-}
-
-#[derive(DecodeAsType)]
-#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
-struct WholeEssentials {
-    netuid: u16,
-    hotkeys: Vec<Account>,
-    axons: Vec<Axon>,
-    total_stake: Vec<u64>,
-}
-
-#[derive(DecodeAsType)]
-#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
-struct LiteNeuron {
-    hotkey: Account,
-    uid: u16,
-    netuid: u16,
-    axon_info: Axon,
-}
-
-#[derive(DecodeAsType)]
-#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
-struct StateAnswer {
-    netuid: u16,
-    hotkeys: Vec<Account>,
-    coldkeys: Vec<Account>,
-    active: Vec<bool>,
-    validator_permit: Vec<bool>,
-    last_update: Vec<u64>,
-    emission: Vec<u64>,
-    incentives: Vec<u16>,
-    block_at_registration: Vec<u64>,
-    total_stake: Vec<u64>,
-}
-
-#[derive(DecodeAsType)]
-#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
-struct StateEssentials {
-    netuid: u16,
-    hotkeys: Vec<Account>,
-    total_stake: Vec<u64>,
-}
-
-/// Decodes into the full struct, or into the smaller one where the runtime lost a field of the full
-/// one. Of two failures the first is the one to tell.
-fn decode_either<F, E>(
-    metadata: &Metadata,
-    call: (&str, &str),
-    bytes: &[u8],
-    netuid: Netuid,
-) -> Result<Columns, ChainError>
-where
-    F: DecodeAsType + Into<Columns>,
-    E: DecodeAsType + Into<Columns>,
-{
-    let columns = match decode_answer::<Option<F>>(metadata, call, bytes) {
-        Ok(answer) => answer.map(Into::into),
-        Err(error) => match decode_answer::<Option<E>>(metadata, call, bytes) {
-            Ok(answer) => answer.map(Into::into),
-            Err(_) => return Err(error),
-        },
-    };
-    columns.ok_or(ChainError::NoSubnet { netuid })
-}
-
-fn selective(
+fn read_one(
     reading: Reading,
     bytes: &[u8],
     metadata: &Metadata,
     netuid: Netuid,
-) -> Result<(&'static str, Columns), ChainError> {
+) -> Result<(RuntimeCall, Subnet), ChainError> {
     let call = reading.calls()[0];
-    let absent = |field: &str| ChainError::Malformed {
-        what: call.1.to_owned(),
-        reason: format!("it lacks the {field} that were asked for"),
-    };
-    // An `Option` that stayed empty although its index was asked for: the index means something else
-    // by now, and an empty column would pass for a subnet without validators.
-    let (columns, answered) = match decode_answer::<Option<SelectiveAnswer>>(metadata, call, bytes) {
-        Ok(answer) => answer.map(SelectiveAnswer::split),
-        Err(error) => match decode_answer::<Option<SelectiveEssentials>>(metadata, call, bytes) {
-            Ok(answer) => answer.map(SelectiveEssentials::split),
-            Err(_) => return Err(error),
-        },
-    }
-    .ok_or(ChainError::NoSubnet { netuid })?;
-    let Essentials { hotkeys, axons, total_stake } = answered;
-    Ok((
-        call.1,
-        Columns {
-            hotkeys: hotkeys.ok_or_else(|| absent("hotkeys"))?,
-            axons: axons.ok_or_else(|| absent("axons"))?,
-            total_stake: total_stake.ok_or_else(|| absent("stakes"))?,
-            ..columns
-        },
-    ))
+    Ok((call, subnet(call, bytes, metadata, netuid)?))
 }
 
-struct Essentials {
-    hotkeys: Option<Vec<Account>>,
-    axons: Option<Vec<Axon>>,
-    total_stake: Option<Vec<u64>>,
-}
-
-impl SelectiveAnswer {
-    fn split(self) -> (Columns, Essentials) {
-        let columns = Columns {
-            netuid: self.netuid,
-            block: self.block,
-            owner_hotkey: self.owner_hotkey,
-            immunity_period: self.immunity_period,
-            coldkeys: self.coldkeys.unwrap_or_default(),
-            active: self.active.unwrap_or_default(),
-            validator_permit: self.validator_permit.unwrap_or_default(),
-            last_update: self.last_update.unwrap_or_default(),
-            emission: self.emission.unwrap_or_default(),
-            incentives: self.incentives.unwrap_or_default(),
-            block_at_registration: self.block_at_registration.unwrap_or_default(),
-            ..Columns::default()
-        };
-        (columns, Essentials { hotkeys: self.hotkeys, axons: self.axons, total_stake: self.total_stake })
+by_name! {
+    #[derive(Debug, Clone, Copy, Default)]
+    struct Axon {
+        block: u64,
+        version: u32,
+        ip: u128,
+        port: u16,
+        ip_type: u8,
+        protocol: u8,
     }
 }
 
-impl SelectiveEssentials {
-    fn split(self) -> (Columns, Essentials) {
-        let columns = Columns { netuid: self.netuid, ..Columns::default() };
-        (columns, Essentials { hotkeys: self.hotkeys, axons: self.axons, total_stake: self.total_stake })
+impl Absent for Axon {}
+
+by_name! {
+    /// Of the selective answer, the whole one and the state's: they share their names, and differ in
+    /// which fields there are and in whether those are optional.
+    #[derive(Debug)]
+    struct Subnet {
+        netuid: u16,
+        block: Loose<u64>,
+        owner_hotkey: Loose<Account>,
+        immunity_period: Loose<u64>,
+        hotkeys: Loose<Accounts>,
+        coldkeys: Loose<Accounts>,
+        axons: Loose<Vec<Axon>>,
+        active: Loose<Vec<bool>>,
+        validator_permit: Loose<Vec<bool>>,
+        last_update: Loose<Vec<u64>>,
+        emission: Loose<Vec<u64>>,
+        incentives: Loose<Vec<u16>>,
+        block_at_registration: Loose<Vec<u64>>,
+        total_stake: Loose<Vec<u64>>,
     }
 }
 
-fn whole(bytes: &[u8], metadata: &Metadata, netuid: Netuid) -> Result<(&'static str, Columns), ChainError> {
-    let call = Reading::Whole.calls()[0];
-    Ok((call.1, decode_either::<WholeAnswer, WholeEssentials>(metadata, call, bytes, netuid)?))
-}
-
-impl From<WholeAnswer> for Columns {
-    fn from(answer: WholeAnswer) -> Self {
-        Self {
-            netuid: answer.netuid,
-            block: Some(answer.block),
-            owner_hotkey: Some(answer.owner_hotkey),
-            immunity_period: Some(answer.immunity_period),
-            hotkeys: answer.hotkeys,
-            axons: answer.axons,
-            total_stake: answer.total_stake,
-            coldkeys: answer.coldkeys,
-            active: answer.active,
-            validator_permit: answer.validator_permit,
-            last_update: answer.last_update,
-            emission: answer.emission,
-            incentives: answer.incentives,
-            block_at_registration: answer.block_at_registration,
-        }
+by_name! {
+    #[derive(Debug)]
+    struct LiteNeuron {
+        hotkey: Account,
+        uid: u16,
+        netuid: u16,
+        axon_info: Axon,
     }
 }
 
-impl From<WholeEssentials> for Columns {
-    fn from(answer: WholeEssentials) -> Self {
-        Self {
-            netuid: answer.netuid,
-            hotkeys: answer.hotkeys,
-            axons: answer.axons,
-            total_stake: answer.total_stake,
-            ..Self::default()
-        }
-    }
-}
-
-fn lite_and_state(
-    lite: &[u8],
-    state: &[u8],
+fn subnet(
+    call: (&str, &str),
+    bytes: &[u8],
     metadata: &Metadata,
     netuid: Netuid,
-) -> Result<(&'static str, Columns), ChainError> {
-    let [lite_call, state_call] = [Reading::LiteAndState.calls()[0], Reading::LiteAndState.calls()[1]];
-    let mut columns = decode_either::<StateAnswer, StateEssentials>(metadata, state_call, state, netuid)?;
-    let neurons: Vec<LiteNeuron> = decode_answer(metadata, lite_call, lite)?;
-    columns.axons =
-        vec![Axon { block: 0, version: 0, ip: 0, port: 0, ip_type: 0, protocol: 0 }; columns.hotkeys.len()];
+) -> Result<Subnet, ChainError> {
+    let subnet: Subnet =
+        decode_answer::<Option<Subnet>>(metadata, call, bytes)?.ok_or(ChainError::NoSubnet { netuid })?;
+    if subnet.netuid != netuid.0 {
+        return Err(ChainError::ForeignSubnet { asked: netuid, found: Netuid(subnet.netuid) });
+    }
+    Ok(subnet)
+}
+
+/// The axons by uid, each given only to the hotkey it belongs to: should the two answers disagree
+/// about a uid, nobody is called at somebody else's address.
+fn axons_of_lite(lite: &[u8], metadata: &Metadata, subnet: &Subnet) -> Result<Vec<Axon>, ChainError> {
+    let hotkeys = subnet.hotkeys.0.as_ref().map(|accounts| accounts.0.as_slice()).unwrap_or_default();
+    let mut axons = vec![Axon::default(); hotkeys.len()];
+    let neurons: Vec<LiteNeuron> = decode_answer(metadata, Reading::LiteAndState.calls()[0], lite)?;
     for neuron in neurons {
-        if neuron.netuid != netuid.0 {
-            return Err(ChainError::ForeignSubnet { asked: netuid, found: Netuid(neuron.netuid) });
+        if neuron.netuid != subnet.netuid {
+            return Err(ChainError::ForeignSubnet {
+                asked: Netuid(subnet.netuid),
+                found: Netuid(neuron.netuid),
+            });
         }
-        // An axon goes to its hotkey only: should the two answers disagree about a uid, nobody is
-        // called at somebody else's address.
         let row = usize::from(neuron.uid);
-        if columns.hotkeys.get(row) == Some(&neuron.hotkey)
-            && let Some(axon) = columns.axons.get_mut(row)
+        if hotkeys.get(row) == Some(&neuron.hotkey)
+            && let Some(axon) = axons.get_mut(row)
         {
             *axon = neuron.axon_info;
         }
     }
-    Ok((state_call.1, columns))
+    Ok(axons)
 }
 
-impl From<StateAnswer> for Columns {
-    fn from(answer: StateAnswer) -> Self {
-        Self {
-            netuid: answer.netuid,
-            hotkeys: answer.hotkeys,
-            total_stake: answer.total_stake,
-            coldkeys: answer.coldkeys,
-            active: answer.active,
-            validator_permit: answer.validator_permit,
-            last_update: answer.last_update,
-            emission: answer.emission,
-            incentives: answer.incentives,
-            block_at_registration: answer.block_at_registration,
-            ..Self::default()
-        }
-    }
+/// What of a subnet cannot have a default: without it, or with its index meaning something else by
+/// now, an empty column would pass for a subnet without validators.
+fn essential<T>(what: &str, field: &str, value: Loose<T>) -> Result<T, ChainError> {
+    value.0.ok_or_else(|| ChainError::Malformed {
+        what: what.to_owned(),
+        reason: format!("it lacks the {field} that were asked for"),
+    })
 }
 
-impl From<StateEssentials> for Columns {
-    fn from(answer: StateEssentials) -> Self {
-        Self {
-            netuid: answer.netuid,
-            hotkeys: answer.hotkeys,
-            total_stake: answer.total_stake,
-            ..Self::default()
-        }
-    }
+fn neurons(what: &str, subnet: Subnet) -> Result<Vec<Neuron>, ChainError> {
+    let hotkeys = essential(what, "hotkeys", subnet.hotkeys)?.0;
+    let axons = essential(what, "axons", subnet.axons)?;
+    let stakes = essential(what, "stakes", subnet.total_stake)?;
+    let coldkeys = subnet.coldkeys.0.unwrap_or_default().0;
+    let active = subnet.active.0.unwrap_or_default();
+    let permits = subnet.validator_permit.0.unwrap_or_default();
+    let updates = subnet.last_update.0.unwrap_or_default();
+    let emissions = subnet.emission.0.unwrap_or_default();
+    let incentives = subnet.incentives.0.unwrap_or_default();
+    let births = subnet.block_at_registration.0.unwrap_or_default();
+    let neuron = |(row, hotkey): (usize, &Account)| {
+        let uid = u16::try_from(row).map_err(|_| ChainError::NoMetagraph {
+            what: what.to_owned(),
+            reason: MetagraphError::TooManyNeurons(hotkeys.len()),
+        })?;
+        Ok(Neuron {
+            uid: Uid(uid),
+            hotkey: Hotkey::from_bytes(*hotkey),
+            coldkey: coldkeys.get(row).copied().map(Coldkey::from_bytes),
+            axon: axons.get(row).filter(|axon| axon.ip != 0).map(|axon| AxonInfo {
+                block: axon.block,
+                version: axon.version,
+                ip: axon.ip,
+                port: axon.port,
+                ip_type: axon.ip_type,
+                protocol: axon.protocol,
+            }),
+            active: active.get(row).copied().unwrap_or_default(),
+            validator_permit: permits.get(row).copied().unwrap_or_default(),
+            stake: Rao(stakes.get(row).copied().unwrap_or_default()),
+            incentive: incentives.get(row).copied().unwrap_or_default(),
+            emission: Rao(emissions.get(row).copied().unwrap_or_default()),
+            last_update: updates.get(row).copied().unwrap_or_default(),
+            block_at_registration: births.get(row).copied(),
+        })
+    };
+    hotkeys.iter().enumerate().map(neuron).collect()
 }

@@ -167,8 +167,7 @@ impl Metagraph {
     /// Neurons a miner can be served by: with an address, at least `min_stake`, none of `exclude`
     /// (our own keys), each hotkey once, by ascending uid.
     ///
-    /// A permit is not asked for: whoever lacks it sets no weights, but the stake rule is the one the
-    /// network's own miner goes by (rules.md).
+    /// A permit is not asked for: [`Self::stake_coverage`] tells what those without one are worth.
     pub fn validators<'a>(
         &'a self,
         min_stake: Rao,

@@ -15,6 +15,7 @@ mod client;
 mod connection;
 mod error;
 mod follower;
+mod loose;
 mod metagraph;
 mod network;
 mod registration;
