@@ -1,87 +1,30 @@
 //! `DevChain` answers as subtensor does: against the recordings, against mainnet's metadata, and by
 //! the rules of chain/README.md.
 
+mod devchain_setup;
 mod support;
 
 use std::time::Duration;
 
+use devchain_setup::{
+    FIRST_BLOCK, bytes, chain, clock, coldkey, header, hex, hotkey, miner, runtime_call, subnet,
+};
 use frame_metadata::v14::StorageEntryModifier;
 use frame_metadata::{RuntimeMetadata, RuntimeMetadataPrefixed, v14, v15};
 use parity_scale_codec::{Compact, Decode, DecodeAll, Encode};
 use scale_info::form::PortableForm;
 use scale_info::{PortableRegistry, TypeDef};
 use serde_json::{Value, json};
-use sn17_miner::clock::Clock;
 use sn17_miner::devnet::chain::records::{
     AxonInfo, Metagraph, NeuronInfoLite, SelectiveMetagraph, SubnetState,
 };
 use sn17_miner::devnet::chain::{
-    BLOCK_TIME, BlockHash, DevChain, DevChainSettings, Fault, FaultRule, HISTORY, Header, Layout, Neuron,
-    Reply, Subnet, Target,
+    BLOCK_TIME, BlockHash, DevChain, DevChainSettings, HISTORY, Layout, Neuron, Subnet,
 };
-use sn17_miner::primitives::{Coldkey, Hotkey, Netuid, Rao, Uid, UnixTime};
-use sn17_miner::wallet::HotkeyPair;
-
-const FIRST_BLOCK: u32 = 1_000_000;
-
-fn hotkey(name: &str) -> Hotkey {
-    *HotkeyPair::dev(name).hotkey()
-}
-
-fn coldkey(name: &str) -> Coldkey {
-    Coldkey::from_bytes(*hotkey(name).as_bytes())
-}
-
-fn miner(name: &str) -> Neuron {
-    Neuron::miner(hotkey(name), coldkey(name), 900_000)
-}
-
-fn subnet() -> Subnet {
-    let mut subnet = Subnet::new(Netuid(17), hotkey("owner"), coldkey("owner"));
-    let axon = "127.0.0.1:17002".parse().unwrap();
-    subnet.neurons = vec![
-        Neuron::validator(hotkey("validator"), coldkey("validator"), axon, Rao(2_000_000_000_000), 900_000),
-        miner("miner"),
-    ];
-    subnet
-}
-
-fn clock() -> Clock {
-    Clock::starting_at(UnixTime::from_secs(1_763_600_000))
-}
-
-fn chain() -> DevChain {
-    DevChain::new(DevChainSettings::new(subnet()), clock())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    format!("0x{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-}
-
-fn bytes(value: &Value) -> Vec<u8> {
-    let digits = value.as_str().unwrap_or_else(|| panic!("{value}")).strip_prefix("0x").unwrap();
-    let digits: Vec<_> = digits.as_bytes().chunks(2).collect();
-    digits.iter().map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
-}
-
-fn runtime_call(chain: &DevChain, call: &str, input: &[u8]) -> Vec<u8> {
-    bytes(&chain.call("state_call", &json!([call, hex(input)])).unwrap())
-}
+use sn17_miner::primitives::{Hotkey, Netuid, Rao, Uid, UnixTime};
 
 fn shared_json(path: &str) -> Option<Value> {
     Some(serde_json::from_slice(&std::fs::read(support::shared(path)?).unwrap()).unwrap())
-}
-
-fn header(json: &Value) -> Header {
-    let hash = |key: &str| bytes(&json[key]).try_into().unwrap();
-    let number = json["number"].as_str().unwrap();
-    Header {
-        parent: BlockHash(hash("parentHash")),
-        number: u32::from_str_radix(number.strip_prefix("0x").unwrap(), 16).unwrap(),
-        state_root: hash("stateRoot"),
-        extrinsics_root: hash("extrinsicsRoot"),
-        digest: json["digest"]["logs"].as_array().unwrap().iter().map(bytes).collect(),
-    }
 }
 
 #[test]
@@ -574,96 +517,4 @@ async fn metagraphs_of_no_and_of_4096_neurons() {
         assert_eq!(seen.hotkeys.map(|hotkeys| hotkeys.len() as u64), Some(count));
         assert_eq!(seen.total_stake, Some(vec![Compact(u64::MAX); count as usize]));
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn heads_are_streamed_as_they_come() {
-    let chain = chain();
-    let subscribe = async |method: &str| match chain.answer(method, &json!([])).await {
-        Reply::Subscribed(heads) => heads,
-        other => panic!("{other:?}"),
-    };
-    let mut best = subscribe("chain_subscribeNewHeads").await;
-    let mut finalized = subscribe("chain_subscribeFinalizedHeads").await;
-    assert_eq!((best.notification(), finalized.notification()), ("chain_newHead", "chain_finalizedHead"));
-    let first = u64::from(FIRST_BLOCK);
-    for number in first..first + 20 {
-        let seen = header(&best.next().await.unwrap());
-        assert_eq!(u64::from(seen.number), number);
-        assert_eq!(seen.hash(), chain.head().hash);
-        assert_eq!(u64::from(header(&finalized.next().await.unwrap()).number), number - 2);
-    }
-    chain.freeze(true);
-    let hour = Duration::from_secs(3_600);
-    assert!(tokio::time::timeout(hour, best.next()).await.is_err(), "frozen");
-    let produced = chain.produce_block();
-    assert_eq!(header(&best.next().await.unwrap()).hash(), produced.hash);
-    chain.drop_connections();
-    assert_eq!(best.next().await, None);
-    assert_eq!(finalized.next().await, None, "the cut ends what was still to come, too");
-    assert!(matches!(chain.answer("chain_unsubscribeNewHeads", &json!(["x"])).await, Reply::Result(_)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn each_fault_does_what_it_says() {
-    let chain = chain();
-    let method = "NeuronInfoRuntimeApi_get_neurons_lite";
-    let params = json!([method, "0x1100"]);
-    let right = chain.call("state_call", &params).unwrap();
-    let meet = async |fault: Fault| {
-        chain.inject(FaultRule::once(fault, Target::Method(method.into())));
-        chain.answer("state_call", &params).await
-    };
-    let result = |reply: Reply| match reply {
-        Reply::Result(value) => value,
-        other => panic!("{other:?}"),
-    };
-
-    assert!(matches!(meet(Fault::Drop).await, Reply::Closed));
-    assert!(matches!(meet(Fault::RateLimited).await, Reply::Error(error) if error.code == -32_005));
-    assert!(matches!(meet(Fault::Broken).await, Reply::Error(error) if error.code == -32_603));
-    assert!(matches!(meet(Fault::Garbage).await, Reply::Garbage(text)
-        if serde_json::from_str::<Value>(&text).is_err()));
-    let scrambled = result(meet(Fault::Scrambled).await);
-    assert_eq!(scrambled.as_str().unwrap().len(), right.as_str().unwrap().len());
-    assert_ne!(scrambled, right);
-    let truncated = bytes(&result(meet(Fault::Truncated).await));
-    assert_eq!(truncated, bytes(&right)[..truncated.len()]);
-    assert!(Vec::<NeuronInfoLite>::decode_all(&mut truncated.as_slice()).is_err());
-    assert_eq!(bytes(&result(meet(Fault::Oversized(1 << 20)).await)).len(), 1 << 20);
-    assert!(result(meet(Fault::WrongType).await).is_array());
-    let other = bytes(&result(meet(Fault::OtherSubnet).await));
-    let other = Vec::<NeuronInfoLite>::decode_all(&mut other.as_slice()).unwrap();
-    assert_eq!(other[0].netuid, Compact(18));
-    let started = tokio::time::Instant::now();
-    assert_eq!(result(meet(Fault::Slow(Duration::from_secs(90))).await), right);
-    assert!(started.elapsed() >= Duration::from_secs(90));
-    let day = Duration::from_secs(86_400);
-    assert!(tokio::time::timeout(day, meet(Fault::Silence)).await.is_err());
-
-    assert_eq!(result(chain.answer("state_call", &params).await), right, "each struck once");
-    assert_eq!((chain.requests(method), chain.requests("state_call")), (12, 12));
-    chain.inject(FaultRule::always(Fault::Drop, Target::Everything));
-    assert!(matches!(chain.answer("chain_getHead", &json!([])).await, Reply::Closed));
-    chain.clear_faults();
-    result(chain.answer("chain_getHead", &json!([])).await);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_unreachable_chain_cuts_what_is_open_and_goes_on() {
-    let chain = chain();
-    chain.inject(FaultRule::always(Fault::Silence, Target::Method("chain_getHead".into())));
-    let params = json!([]);
-    let waiting = chain.answer("chain_getHead", &params);
-    let cut = async {
-        tokio::task::yield_now().await;
-        chain.set_reachable(false);
-    };
-    let (reply, ()) = tokio::join!(waiting, cut);
-    assert!(matches!(reply, Reply::Closed));
-    assert!(matches!(chain.answer("rpc_methods", &json!([])).await, Reply::Closed));
-    tokio::time::advance(BLOCK_TIME * 3).await;
-    chain.set_reachable(true);
-    assert!(matches!(chain.answer("rpc_methods", &json!([])).await, Reply::Result(_)));
-    assert_eq!(chain.head().number, u64::from(FIRST_BLOCK) + 3);
 }
