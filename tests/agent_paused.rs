@@ -112,6 +112,7 @@ impl Network {
                 generator: transport.clone(),
                 scorer: transport,
             },
+            chain: None,
             data: data.to_owned(),
             locks: Locks { hotkey: false, card: false },
         };

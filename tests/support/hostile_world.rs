@@ -361,6 +361,7 @@ impl Theatre {
             seeds: SeedSource::fixed(17),
             hotkey: Arc::new(HotkeyPair::dev("miner")),
             peers: Peers { validators, generator, scorer: Some(scorer) },
+            chain: None,
             transports,
             data: self.data.path().to_owned(),
             locks: Locks { hotkey: false, card: false },

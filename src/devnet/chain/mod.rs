@@ -12,6 +12,7 @@
 mod blocks;
 mod faults;
 mod hex;
+mod in_process;
 mod metadata;
 pub mod records;
 mod rpc;
