@@ -191,7 +191,7 @@ fn an_example_key_is_refused_on_a_public_network() {
     );
     assert_eq!(output.status.code(), Some(64), "no such file");
     let validator = sn17_miner::wallet::HotkeyPair::dev("validator-0").hotkey().to_ss58();
-    let live = format!("[[validators]]\nhotkey = \"{validator}\"\naddress = \"203.0.113.5:8091\"\n");
+    let live = format!("[[validators]]\nhotkey = \"{validator}\"\naddress = \"1.2.3.4:8091\"\n");
     std::fs::write(dir.path().join("live.toml"), live).unwrap();
     let output = agent(
         dir.path(),

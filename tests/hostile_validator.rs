@@ -288,7 +288,7 @@ async fn a_cooldown_far_in_the_future() {
             .validator(move |path, nth| (path == "/PullTask" && nth == 0).then(|| cooling(far.clone())));
         let took = theatre.run(1).await;
         assert!(took <= Duration::from_secs(86_400 + 60), "{took:?}");
-        theatre.log.expect(1, "is this hotkey registered?");
+        theatre.log.expect(1, "as to a hotkey that is not registered");
         assert_eq!((theatre.log.warnings().len(), theatre.booked("accepted")), (1, 1));
     }
 }

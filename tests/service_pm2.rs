@@ -269,7 +269,7 @@ fn pm2_starts_restarts_and_stops_it_and_nothing_is_lost() {
     assert_eq!(outside.accepted(&task), 0);
     pm2.run(&["restart", "sn17-miner"]);
     pm2.wait("the end of the interrupted task", || (outside.accepted(&task) == 1).then_some(()));
-    assert_eq!(pm2.grep("Taking up an open task").len(), 1, "the interrupted task was gone on with");
+    assert_eq!(pm2.grep("Pulled a task again").len(), 1, "the interrupted task was pulled again");
 
     // In the middle of a submission: the agent waits for the answer before it ends.
     let scoring = outside.count("scoring_begun");

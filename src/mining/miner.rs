@@ -362,19 +362,19 @@ impl Miner {
                     pulled_at: now,
                 };
                 let makes = |prompt: &Prompt| self.bench.generator.makes(prompt.kind());
-                let open = match self.store.accept(new).await? {
+                let (open, again) = match self.store.accept(new).await? {
                     Accepted::New(task) => {
                         let state = TaskState::new(&task, makes, &self.settings);
-                        OpenWork { task, state }
+                        (OpenWork { task, state }, "")
                     }
                     Accepted::Known(open) => {
                         let task = open.task.clone();
-                        OpenWork { task, state: TaskState::resumed(open, makes, &self.settings) }
+                        (OpenWork { task, state: TaskState::resumed(open, makes, &self.settings) }, " again")
                     }
                 };
                 tracing::info!(
                     validator = %validator, task = %open.task.id.short(), kind = %open.task.prompt.kind(),
-                    "Pulled a task ({})", Untrusted::prompt(&open.task.prompt)
+                    "Pulled a task{again} ({})", Untrusted::prompt(&open.task.prompt)
                 );
                 lane.open = Some(open);
             }
