@@ -100,6 +100,10 @@ enum Event {
 /// A node that limits our requests is left alone for this long at least.
 const RATE_LIMIT_WAIT: Duration = Duration::from_secs(60);
 
+/// The longest time between two looks while one of our hotkeys is not registered: nothing is earned
+/// until its registration is seen.
+const UNREGISTERED_WAIT: Duration = Duration::from_secs(600);
+
 impl Follower {
     /// `last_known` is shown until the first sync.
     pub fn new(
@@ -179,7 +183,9 @@ impl Follower {
                 self.failures = 0;
                 let link =
                     Link::Up { node: synced.node.clone(), block, spec_version: synced.spec_version, since };
-                (self.client.settings().sync_interval, link)
+                let interval = self.client.settings().sync_interval;
+                let all_registered = synced.registrations.iter().all(|(_, r)| r.uid().is_some());
+                (if all_registered { interval } else { interval.min(UNREGISTERED_WAIT) }, link)
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);

@@ -158,12 +158,14 @@ impl Settings {
 
     /// What an operator types to register the configured hotkey.
     pub fn how_to_register(&self) -> String {
+        // A name that btcli knows, except for a devnet elsewhere: that has only its node's URL.
+        let network = match (self.network, self.nodes.first()) {
+            (Network::Devnet, Some(node)) => node.to_string(),
+            _ => self.network.as_str().to_owned(),
+        };
         format!(
             "btcli subnet register --netuid {} --wallet.name {} --wallet.hotkey {} --subtensor.network {}",
-            self.netuid,
-            self.wallet.name,
-            self.wallet.hotkey,
-            self.network.as_str()
+            self.netuid, self.wallet.name, self.wallet.hotkey, network
         )
     }
 
@@ -216,7 +218,7 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
     );
     let nodes = r.texts("network.endpoints");
     let nodes = nodes.map(|list| parse_each::<NodeUrl>(r, "network.endpoints", &list));
-    let sync_interval = r.duration("network.sync_interval", S(12), S(DAY));
+    let sync_interval = r.duration("network.sync_interval", S(1), S(DAY));
     let min_stake = r.whole("network.min_stake", 0, 1_000_000_000);
     let allow = r.texts("network.allow").map(|list| parse_each::<HotkeyRule>(r, "network.allow", &list));
     let deny = r.texts("network.deny").map(|list| parse_each::<HotkeyRule>(r, "network.deny", &list));

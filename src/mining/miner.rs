@@ -265,8 +265,8 @@ impl Miner {
                 if budget == Budget::Once && !self.bench.generator.is_reachable().await {
                     return Ok(Finish::NoGenerator);
                 }
-                if !self.wait_for_generator(stop).await {
-                    return Ok(Finish::Stopped);
+                if !self.finds_generator(stop).await {
+                    continue;
                 }
                 self.pull(position, stop).await?;
                 self.show();
@@ -594,36 +594,32 @@ impl Miner {
         Ok(Event::Replied { meaning, at })
     }
 
-    /// Nothing is pulled for a generator that is gone. Returns false when told to stop.
-    async fn wait_for_generator(&mut self, stop: &CancellationToken) -> bool {
-        let mut told = false;
-        loop {
-            let reachable = tokio::select! {
-                () = stop.cancelled() => return false,
-                reachable = self.bench.generator.is_reachable() => reachable,
-            };
-            if reachable != self.generator_reachable {
-                self.generator_reachable = reachable;
-                self.show();
-            }
+    /// Nothing is pulled for a generator that is gone: false after a moment's wait, in which the
+    /// registration or the lane may have gone too, or when told to stop.
+    async fn finds_generator(&mut self, stop: &CancellationToken) -> bool {
+        let reachable = tokio::select! {
+            () = stop.cancelled() => return false,
+            reachable = self.bench.generator.is_reachable() => reachable,
+        };
+        if reachable != self.generator_reachable {
+            self.generator_reachable = reachable;
+            self.show();
             if reachable {
-                if told {
-                    tracing::info!(worker = self.bench.generator.name(), "The generator is back");
-                }
-                return true;
-            }
-            if !told {
-                told = true;
+                tracing::info!(worker = self.bench.generator.name(), "The generator is back");
+            } else {
                 tracing::warn!(
                     worker = self.bench.generator.name(), endpoint = %self.bench.generator.endpoint(),
                     "The generator is not reachable, no task is pulled: start it, or correct its url in the configuration"
                 );
             }
+        }
+        if !reachable {
             tokio::select! {
-                () = stop.cancelled() => return false,
+                () = stop.cancelled() => {}
                 () = self.clock.sleep(GENERATOR_RETRY) => {}
             }
         }
+        reachable
     }
 
     async fn prune(&mut self) {

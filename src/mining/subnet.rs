@@ -107,6 +107,8 @@ pub struct Subnet {
     standing: Standing,
     registration: Option<Registration>,
     seen: Option<Arc<Metagraph>>,
+    /// The age of the metagraph was told, because the chain did not answer at the start.
+    told_age: bool,
 }
 
 impl fmt::Debug for Subnet {
@@ -134,6 +136,7 @@ impl Subnet {
             standing: Standing::Unknown,
             registration: None,
             seen: None,
+            told_age: false,
         }
     }
 
@@ -171,6 +174,14 @@ impl Subnet {
         let view = self.chain.view();
         self.take_registration(&view);
         let metagraph = view.metagraph?;
+        if !self.told_age && self.registration.is_none() && matches!(view.link, Link::Down { .. }) {
+            self.told_age = true;
+            tracing::warn!(
+                age_s = metagraph.age(now).as_secs(),
+                block = metagraph.block(),
+                "Mining by the metagraph of an earlier run until the chain answers"
+            );
+        }
         if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &metagraph)) {
             return None;
         }
@@ -190,12 +201,6 @@ impl Subnet {
             coverage,
             "Validators by the chain"
         );
-        if self.seen.is_none() && metagraph.age(now) > std::time::Duration::from_secs(3_600) {
-            tracing::warn!(
-                age_s = metagraph.age(now).as_secs(),
-                "Mining by the metagraph of an earlier run until the chain answers"
-            );
-        }
         self.seen = Some(metagraph);
         let source = |(axon, uid)| {
             TaskSource::Validator(ValidatorSource {
