@@ -5,24 +5,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::Settings;
 use super::cooldowns::Cooldowns;
-use super::make::{Bench, MakeError, SeedSource, judge, make};
-use super::meaning::{PullMeaning, ReplyMeaning};
+use super::lane::{Lane, OpenWork};
+use super::make::{Bench, SeedSource};
+use super::meaning::PullMeaning;
 use super::roster::{Due, Roster};
-use super::snapshot::{LaneSnapshot, Snapshot, TaskSnapshot};
+use super::snapshot::Snapshot;
 use super::source::TaskSource;
-use super::state::{Event, Step, TaskState, advance};
+use super::state::TaskState;
 use super::subnet::{Standing, Subnet};
-use super::{Settings, report};
+use super::work::{Progress, chain};
 use crate::clock::Clock;
-use crate::dendrite::{CallError, Submission};
 use crate::net::Backoff;
 use crate::primitives::{Hotkey, Prompt, UnixTime, Untrusted};
-use crate::store::{
-    Accepted, Answer, FeedbackRecord, LaneKey, Making, NewTask, Outcome, Settled, Store, StoreError,
-    TaskRecord, Verdict,
-};
-use crate::workers::GenerateError;
+use crate::store::{Accepted, LaneKey, NewTask, Store, StoreError};
 
 /// How much to do before stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,37 +73,19 @@ pub struct Setup {
 /// Mines with one hotkey.
 #[derive(Debug)]
 pub struct Miner {
-    hotkey: Hotkey,
-    lanes: Vec<Lane>,
-    bench: Bench,
-    store: Store,
-    clock: Clock,
-    seeds: SeedSource,
-    settings: Settings,
+    pub(super) hotkey: Hotkey,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) bench: Bench,
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) seeds: SeedSource,
+    pub(super) settings: Settings,
     /// `None`: the sources are those given at the start.
-    subnet: Option<Subnet>,
-    last_prune: UnixTime,
-    ended: u64,
-    generator_reachable: bool,
-    shown: watch::Sender<Option<Snapshot>>,
-}
-
-#[derive(Debug)]
-struct Lane {
-    key: LaneKey,
-    source: TaskSource,
-    cooldowns: Cooldowns,
-    last_asked: UnixTime,
-    /// The open task, while it waits for its turn.
-    open: Option<OpenWork>,
-    /// The chain no longer names the source: its open task is seen to, nothing more is pulled.
-    leaving: bool,
-}
-
-#[derive(Debug)]
-struct OpenWork {
-    task: TaskRecord,
-    state: TaskState,
+    pub(super) subnet: Option<Subnet>,
+    pub(super) last_prune: UnixTime,
+    pub(super) ended: u64,
+    pub(super) generator_reachable: bool,
+    pub(super) shown: watch::Sender<Option<Snapshot>>,
 }
 
 /// Waits between pulls that brought nothing (rules.md R8).
@@ -123,24 +102,13 @@ const fn backoff(min_s: u64, max_s: u64) -> Backoff {
     }
 }
 
-/// A generator that is gone this long will not be back soon (rules.md R9, "Empty at once").
-const GENERATOR_PATIENCE: Duration = Duration::from_secs(100);
-
 /// Between two looks at a generator that is gone.
-const GENERATOR_RETRY: Duration = Duration::from_secs(5);
+pub(super) const GENERATOR_RETRY: Duration = Duration::from_secs(5);
 
 /// Wait at a validator that does not know us although the chain does (rules.md R8).
 const UNREGISTERED_THERE: Duration = Duration::from_secs(600);
 
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
-
-/// Whether a task is done for now.
-enum Progress {
-    Ended,
-    /// It goes on when its answer may be sent again.
-    Later,
-    Stopped,
-}
 
 impl Miner {
     /// Takes up what the store remembers of each source: cooldowns and open tasks. With a `subnet`
@@ -419,181 +387,6 @@ impl Miner {
         Ok(())
     }
 
-    /// Goes on with the open task of a lane until it ends, must wait, or the agent stops.
-    async fn work(
-        &mut self,
-        position: usize,
-        stop: &CancellationToken,
-    ) -> Result<Option<Progress>, MinerError> {
-        let Some(mut work) = self.lanes[position].open.take() else { return Ok(None) };
-        let progress = loop {
-            let now = self.clock.now();
-            let event = match work.state.step() {
-                Step::Make => tokio::select! {
-                    () = stop.cancelled() => break Progress::Stopped,
-                    event = self.attempt(&work.task) => event?,
-                },
-                Step::Judge => tokio::select! {
-                    () = stop.cancelled() => break Progress::Stopped,
-                    event = self.judge(&work) => event?,
-                },
-                Step::Answer { not_before } if not_before > now => break Progress::Later,
-                Step::Answer { .. } => self.answer(position, &work).await?,
-                Step::Nothing => break Progress::Ended,
-            };
-            let threshold = work.task.threshold;
-            work.state = advance(work.state, event, threshold, &self.settings);
-        };
-        if !matches!(progress, Progress::Ended) {
-            self.lanes[position].open = Some(work);
-        }
-        Ok(Some(progress))
-    }
-
-    /// Makes one candidate and keeps it.
-    async fn attempt(&self, task: &TaskRecord) -> Result<Event, MinerError> {
-        let attempt = self.store.begin_attempt(task.id).await?;
-        let seed = self.seeds.seed();
-        let gone_since = self.clock.instant();
-        let candidate = loop {
-            match make(&self.bench, &task.id, &task.prompt, seed, false).await {
-                Err(MakeError::Generate(GenerateError::Unreachable(_)))
-                    if gone_since.elapsed() < GENERATOR_PATIENCE =>
-                {
-                    self.clock.sleep(GENERATOR_RETRY).await;
-                }
-                made => break made,
-            }
-        };
-        let candidate = match candidate {
-            Ok(candidate) => candidate,
-            Err(error) => {
-                let gone = matches!(error, MakeError::Generate(GenerateError::Unreachable(_)));
-                tracing::warn!(
-                    task = %task.id.short(), worker = self.bench.generator.name(), %seed, error = %chain(&error),
-                    "No usable splat came of a generation"
-                );
-                return Ok(Event::Failed {
-                    reason: Untrusted::error(&error.to_string()).to_string(),
-                    retryable: error.is_retryable() && !gone,
-                });
-            }
-        };
-        let making = Making {
-            attempt,
-            seed,
-            worker: self.bench.generator.name().to_owned(),
-            generation: candidate.generation,
-            at: self.clock.now(),
-        };
-        Ok(Event::Kept(self.store.keep(task.id, making, candidate.spz).await?))
-    }
-
-    async fn judge(&self, work: &OpenWork) -> Result<Event, MinerError> {
-        let TaskState::Made { result, .. } = &work.state else {
-            return Ok(Event::Failed { reason: "nothing to judge".into(), retryable: true });
-        };
-        // The disk is given its time while the scorer works.
-        let (verdict, synced) = tokio::join!(
-            judge(&self.bench, Some(&self.store), &work.task.id, &work.task.prompt, &result.spz),
-            self.store.sync(work.task.id, result.attempt),
-        );
-        synced?;
-        let verdict = verdict?;
-        let result = self.store.judge(work.task.id, result, verdict).await?;
-        Ok(Event::Judged { result, verdict })
-    }
-
-    /// Records an answer, sends it, and files the reply.
-    async fn answer(&mut self, position: usize, work: &OpenWork) -> Result<Event, MinerError> {
-        let TaskState::Answering { answer, tries, .. } = &work.state else {
-            return Ok(Event::Failed { reason: "nothing to answer".into(), retryable: true });
-        };
-        let task = &work.task;
-        let submit_time = self.clock.now();
-        if let Answer::Empty(reason) = answer
-            && *tries == 0
-        {
-            tracing::info!(task = %task.id.short(), %reason, "Declining a task");
-        }
-        let submission = self.store.intend(task.id, answer, submit_time).await?;
-        let spz = match answer {
-            Answer::Result(result) => Some(result.spz.as_bytes()),
-            Answer::Empty(_) => None,
-        };
-        let lane = &mut self.lanes[position];
-        let result = lane
-            .source
-            .submit(Submission { task_id: &task.task_id, prompt: &task.prompt, spz, submit_time })
-            .await;
-        let at = self.clock.now();
-        let meaning = ReplyMeaning::read(&result, answer);
-        if let Ok(answered) = &result {
-            lane.cooldowns.observe(answered);
-        }
-        let Some(outcome) = meaning.outcome(answer, tries + 1) else {
-            let error = unsettled(&meaning, &result);
-            if matches!(meaning, ReplyMeaning::Unregistered)
-                && let Some(subnet) = &self.subnet
-            {
-                subnet.doubt();
-            }
-            self.store.sent(task.id, submission, error.clone()).await?;
-            tracing::warn!(task = %task.id.short(), validator = %lane.key.source.name(), error, "A submission is not settled, sending it again");
-            return Ok(Event::Replied { meaning, at });
-        };
-
-        let cooldown = result.as_ref().ok().and_then(|answered| answered.reply.cooldown_until);
-        match cooldown {
-            Some(until) => {
-                lane.cooldowns.answered();
-                lane.cooldowns.cool_until(until, at);
-            }
-            // "No task assigned": the lane waits C from our last send (rules.md R8). C is a length of
-            // time, so it is taken by our own clock.
-            None => lane.cooldowns.rest(at, self.settings.cooldown),
-        }
-        let local_score = match answer {
-            Answer::Result(result) => match result.verdict {
-                Some(Verdict::Scored(score)) => Some(score),
-                _ => None,
-            },
-            Answer::Empty(_) => None,
-        };
-        let feedback = meaning.feedback().map(|f| {
-            lane.cooldowns.set_window_count(f.window_count);
-            FeedbackRecord {
-                uid: lane.source.uid(),
-                received_at: at,
-                validation_failed: f.validation_failed,
-                score: f.score,
-                local_score,
-                average_score: f.average_score,
-                window_count: f.window_count,
-                duel_rating: f.duel_rating,
-                reward: f.reward,
-                cooldown_until: cooldown,
-            }
-        });
-        let reason = match answer {
-            Answer::Empty(reason) => Some(reason.clone()),
-            Answer::Result(_) => None,
-        };
-        let settled = Settled { task: task.id, outcome, reason, at, feedback };
-        self.store.finish(settled, lane.key, lane.cooldowns.record()).await?;
-        match meaning.feedback() {
-            Some(f) => {
-                let next = lane.cooldowns.due().saturating_since(at);
-                report::feedback(lane.source.uid(), outcome, f, local_score, next, &task.id, &task.prompt);
-            }
-            None => {
-                tracing::info!(task = %task.id.short(), validator = %lane.key.source.name(), %outcome, "The task is closed without feedback")
-            }
-        }
-        warn_of_contradiction(outcome, local_score, task);
-        Ok(Event::Replied { meaning, at })
-    }
-
     /// Nothing is pulled for a generator that is gone: false after a moment's wait, in which the
     /// registration or the lane may have gone too, or when told to stop.
     async fn finds_generator(&mut self, stop: &CancellationToken) -> bool {
@@ -633,74 +426,5 @@ impl Miner {
             Ok(removed) => tracing::debug!(removed, "Old results removed"),
             Err(error) => tracing::warn!(%error, "Old results could not be removed"),
         }
-    }
-}
-
-impl Lane {
-    fn due(&self) -> Due {
-        let at = match self.open.as_ref().map(|open| open.state.step()) {
-            Some(Step::Answer { not_before }) => not_before,
-            Some(_) => UnixTime::EPOCH,
-            None => self.cooldowns.due(),
-        };
-        Due { at, last_asked: self.last_asked }
-    }
-
-    fn snapshot(&self) -> LaneSnapshot {
-        LaneSnapshot {
-            validator: self.key.source.name(),
-            uid: self.source.uid(),
-            address: self.source.address(),
-            due: self.due().at,
-            window_count: self.cooldowns.record().window_count,
-            clock_ahead_ms: self.cooldowns.record().clock_offset.map(|nanos| nanos / 1_000_000),
-            task: self.open.as_ref().map(|open| TaskSnapshot {
-                id: open.task.id.to_string(),
-                kind: open.task.prompt.kind(),
-                pulled_at: open.task.pulled_at,
-                state: open.state.name(),
-            }),
-            leaving: self.leaving,
-        }
-    }
-}
-
-/// An error with its causes, on one line of bounded length: what it quotes is a stranger's.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    Untrusted::error(&text).to_string()
-}
-
-fn unsettled<T>(meaning: &ReplyMeaning, result: &Result<T, CallError>) -> String {
-    match (meaning, result) {
-        (ReplyMeaning::Unregistered, Err(CallError::Refused { message, .. })) => {
-            let said = message.as_deref().unwrap_or("no reason given");
-            format!("refused: {}", Untrusted::new(said))
-        }
-        (ReplyMeaning::StillOpen(_), _) => "the validator changed nothing: locked, or another task".into(),
-        (ReplyMeaning::Unknown(error), _) => error.clone(),
-        _ => "not settled".into(),
-    }
-}
-
-/// Good here, rejected there: the local scorer or our signature is wrong (rules.md R8).
-fn warn_of_contradiction(outcome: Outcome, local: Option<crate::primitives::Score>, task: &TaskRecord) {
-    if outcome == Outcome::Low
-        && let Some(local) = local
-        && local >= task.threshold
-    {
-        tracing::warn!(
-            task = %task.id.short(), %local, threshold = %task.threshold,
-            "The validator rejected a result that passes here: check the scorer's version, and the signature with `sn17-miner wallet check`"
-        );
     }
 }

@@ -8,6 +8,7 @@
 
 mod cooldowns;
 mod decide;
+mod lane;
 mod make;
 mod meaning;
 mod miner;
@@ -17,6 +18,7 @@ mod snapshot;
 mod source;
 mod state;
 mod subnet;
+mod work;
 
 use std::time::Duration;
 
