@@ -4,10 +4,12 @@
 
 mod config;
 mod devnet;
+mod doctor;
 mod feedback;
 mod layers;
 mod run;
 mod splat;
+mod status;
 mod stop;
 mod task;
 mod wallet;
@@ -75,6 +77,10 @@ enum Command {
     Run(run::RunArgs),
     /// Serve the development network alone, for other programs to mine on
     Devnet(devnet::DevnetArgs),
+    /// Show how the agent stands; exit status 0 if it runs, 1 if only its memory is left, 69 without that
+    Status(status::StatusArgs),
+    /// Check everything that mining needs; exit status 1 if anything fails
+    Doctor(doctor::DoctorArgs),
     /// Show what validators said of submissions, one line per reply
     Feedback(feedback::FeedbackArgs),
     /// Look at the wallet
@@ -99,6 +105,8 @@ pub fn main() -> ExitStatus {
     let result = match command {
         Some(Command::Run(args)) => run::run(&layers, &args),
         Some(Command::Devnet(args)) => devnet::run(&layers, &args),
+        Some(Command::Status(args)) => status::run(&layers, &args),
+        Some(Command::Doctor(args)) => doctor::run(&layers, &args),
         Some(Command::Feedback(args)) => feedback::run(&layers, &args),
         Some(Command::Wallet(command)) => wallet::run(&layers, command),
         Some(Command::Splat(command)) => splat::run(command),

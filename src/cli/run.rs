@@ -97,7 +97,8 @@ async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Resul
             card: settings.generator.url != WorkerUrl::Devnet,
         },
     };
-    let app = App::build(&settings, world).await?;
+    let mut app = App::build(&settings, world).await?;
+    app.open_api(&settings, data.path()).await;
     let finish = tokio::select! {
         finish = app.run(budget, signals.stop.clone()) => finish?,
         () = signals.now.cancelled() => Finish::Stopped,
