@@ -188,9 +188,13 @@ pub fn card(settings: &Settings) -> CardId {
 /// When another process uses it.
 pub fn lock_card(settings: &Settings) -> Result<ProcessLock, LockError> {
     let card = card(settings);
-    let name: String =
-        card.uuid.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
-    ProcessLock::take(&runtime_dir(), &format!("card-{name}"), &format!("card {}", card.uuid))
+    ProcessLock::take(&runtime_dir(), &card_lock_name(&card), &format!("card {}", card.uuid))
+}
+
+/// Name of a card's lock in the runtime directory.
+pub fn card_lock_name(card: &CardId) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    format!("card-{}", card.uuid.chars().map(safe).collect::<String>())
 }
 
 impl App {
