@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::app::AppError;
 use crate::config::ConfigErrors;
 use crate::store::LockError;
 
@@ -139,7 +140,12 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
         if cause.is::<ConfigErrors>() {
             return ExitStatus::BadConfig;
         }
-        if let Some(lock) = cause.downcast_ref::<LockError>() {
+        let lock = match cause.downcast_ref::<AppError>() {
+            // Transparent, so the lock's error is no cause of its own.
+            Some(AppError::Lock(lock)) => Some(lock),
+            _ => cause.downcast_ref::<LockError>(),
+        };
+        if let Some(lock) = lock {
             return match lock {
                 LockError::Held { .. } => ExitStatus::TryAgain,
                 LockError::Io { .. } => ExitStatus::Unavailable,
