@@ -194,7 +194,9 @@ fn a_socket_left_behind_means_nobody_and_is_replaced() {
     drop(agent(dir.path()));
     assert!(socket_path(&dir.path().join("data")).exists());
     assert!(json(&status(dir.path()), 1)["process"].is_null());
-    let _again = agent(dir.path());
+    // It has nothing to pull for a while.
+    let mut again = Program::start("run", &mut miner(dir.path(), &["run"]), dir.path());
+    again.line(PATIENCE, |line| line.contains("registered on the subnet")).expect("it starts");
     assert!(json(&status(dir.path()), 0)["process"].is_object());
 }
 
