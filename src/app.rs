@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::{Identity, LocalApi, Process, StatusSource};
 use crate::chain::{ChainClient, ChainHandle, Follower, Jitter, Link};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -19,7 +20,7 @@ use crate::mining::{
     ValidatorSource,
 };
 use crate::net::{Connections, Endpoint, NetError, Transport};
-use crate::primitives::{CardId, Uid};
+use crate::primitives::{CardId, Hotkey, Uid};
 use crate::splat::SpzEncoder;
 use crate::store::{LockError, ProcessLock, Store, StoreError, runtime_dir};
 use crate::wallet::HotkeyPair;
@@ -114,6 +115,9 @@ pub enum AppError {
 pub struct App {
     miner: Miner,
     chain: Option<(Follower, Keeper)>,
+    hotkey: Hotkey,
+    /// Given up before the locks, which keep the next agent from its name.
+    api: Option<(LocalApi, StatusSource)>,
     grace: Duration,
     clock: Clock,
     _locks: Vec<ProcessLock>,
@@ -184,9 +188,13 @@ pub fn card(settings: &Settings) -> CardId {
 /// When another process uses it.
 pub fn lock_card(settings: &Settings) -> Result<ProcessLock, LockError> {
     let card = card(settings);
-    let name: String =
-        card.uuid.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
-    ProcessLock::take(&runtime_dir(), &format!("card-{name}"), &format!("card {}", card.uuid))
+    ProcessLock::take(&runtime_dir(), &card_lock_name(&card), &format!("card {}", card.uuid))
+}
+
+/// Name of a card's lock in the runtime directory.
+pub fn card_lock_name(card: &CardId) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    format!("card-{}", card.uuid.chars().map(safe).collect::<String>())
 }
 
 impl App {
@@ -246,12 +254,34 @@ impl App {
             settings: settings.mining.clone(),
         };
         let miner = Miner::resume(setup).await?;
-        Ok(Self { miner, chain, grace: settings.grace, clock: world.clock, _locks: locks })
+        Ok(Self { miner, chain, hotkey, api: None, grace: settings.grace, clock: world.clock, _locks: locks })
     }
 
     /// What the loop shows of itself, and what the chain says.
     pub fn watch(&self) -> (watch::Receiver<Option<Snapshot>>, Option<ChainHandle>) {
         (self.miner.watch(), self.chain.as_ref().map(|(_, keeper)| keeper.chain.clone()))
+    }
+
+    /// Lets this user's other programs ask while the agent runs, through a socket in the data
+    /// directory. Mining needs none of it: what stands against it is told, and left at that.
+    pub async fn open_api(&mut self, settings: &Settings, data: &Path) {
+        let api = match LocalApi::listen(data).await {
+            Ok(api) => api,
+            Err(error) => {
+                tracing::warn!(%error, "`status` cannot ask this agent and shows what it remembers instead");
+                return;
+            }
+        };
+        let (snapshot, chain) = self.watch();
+        let identity = Identity {
+            process: Process { pid: std::process::id(), started_at: self.clock.now() },
+            hotkey: self.hotkey,
+            network: settings.network.as_str(),
+            netuid: settings.netuid,
+            how_to_register: settings.how_to_register(),
+        };
+        let source = StatusSource { identity, clock: self.clock, snapshot, chain, data: data.to_owned() };
+        self.api = Some((api, source));
     }
 
     /// Mines until the budget is spent, or until `stop` is cancelled and the grace period after it is
@@ -272,6 +302,12 @@ impl App {
             followers.spawn(follower.run(stop.clone()));
             followers.spawn(keeper.run(stop.clone()));
         }
+        // Asked until the end, while it stops too.
+        let _socket = self.api.take().map(|(api, source)| {
+            let (server, file) = api.into_server(source);
+            followers.spawn(server);
+            file
+        });
         tokio::select! {
             finish = self.miner.run(budget, &stop) => Ok(finish?),
             () = too_late => {

@@ -30,6 +30,8 @@ pub mod mining;
 
 pub mod config;
 
+pub mod api;
+
 pub mod app;
 pub mod devnet;
 

@@ -4,10 +4,12 @@
 
 mod config;
 mod devnet;
+mod doctor;
 mod feedback;
 mod layers;
 mod run;
 mod splat;
+mod status;
 mod stop;
 mod task;
 mod wallet;
@@ -16,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::app::AppError;
 use crate::config::ConfigErrors;
 use crate::store::LockError;
 
@@ -75,6 +78,10 @@ enum Command {
     Run(run::RunArgs),
     /// Serve the development network alone, for other programs to mine on
     Devnet(devnet::DevnetArgs),
+    /// Show how the agent stands; exit status 0 if it runs, 1 if only its memory is left, 69 without that
+    Status(status::StatusArgs),
+    /// Check everything that mining needs; exit status 1 if anything fails
+    Doctor(doctor::DoctorArgs),
     /// Show what validators said of submissions, one line per reply
     Feedback(feedback::FeedbackArgs),
     /// Look at the wallet
@@ -99,6 +106,8 @@ pub fn main() -> ExitStatus {
     let result = match command {
         Some(Command::Run(args)) => run::run(&layers, &args),
         Some(Command::Devnet(args)) => devnet::run(&layers, &args),
+        Some(Command::Status(args)) => status::run(&layers, &args),
+        Some(Command::Doctor(args)) => doctor::run(&layers, &args),
         Some(Command::Feedback(args)) => feedback::run(&layers, &args),
         Some(Command::Wallet(command)) => wallet::run(&layers, command),
         Some(Command::Splat(command)) => splat::run(command),
@@ -131,7 +140,12 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
         if cause.is::<ConfigErrors>() {
             return ExitStatus::BadConfig;
         }
-        if let Some(lock) = cause.downcast_ref::<LockError>() {
+        let lock = match cause.downcast_ref::<AppError>() {
+            // Transparent, so the lock's error is no cause of its own.
+            Some(AppError::Lock(lock)) => Some(lock),
+            _ => cause.downcast_ref::<LockError>(),
+        };
+        if let Some(lock) = lock {
             return match lock {
                 LockError::Held { .. } => ExitStatus::TryAgain,
                 LockError::Io { .. } => ExitStatus::Unavailable,

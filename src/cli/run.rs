@@ -97,7 +97,8 @@ async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Resul
             card: settings.generator.url != WorkerUrl::Devnet,
         },
     };
-    let app = App::build(&settings, world).await?;
+    let mut app = App::build(&settings, world).await?;
+    app.open_api(&settings, data.path()).await;
     let finish = tokio::select! {
         finish = app.run(budget, signals.stop.clone()) => finish?,
         () = signals.now.cancelled() => Finish::Stopped,
@@ -192,18 +193,29 @@ pub async fn stop_devnet(devnet: Served, now: &CancellationToken) {
     }
 }
 
-/// The way to the chain: that of the settings, or the embedded network's own.
-fn chain(settings: &Settings, devnet: Option<&Served>, clock: Clock) -> anyhow::Result<Option<ChainWorld>> {
-    let (reading, admission) = match (settings.chain(), devnet.and_then(Served::node_url)) {
-        (Some(reading), _) => (reading, settings.admission.clone()),
+/// How the chain is read and which validators of it are asked: by the settings, or the embedded
+/// network's own. Nothing if the validators are named.
+///
+/// # Errors
+/// When the embedded network is nowhere.
+pub fn chain_settings(
+    settings: &Settings,
+    devnet: Option<&Served>,
+) -> anyhow::Result<Option<(chain::Settings, Admission)>> {
+    Ok(match (settings.chain(), devnet.and_then(Served::node_url)) {
+        (Some(reading), _) => Some((reading, settings.admission.clone())),
         (None, Some(url)) if settings.embeds_validators() => {
             let node = url.parse().context("the embedded chain's URL")?;
             // Everything embedded is on loopback.
             let admission = Admission { allow_private: true, ..settings.admission.clone() };
-            (chain::Settings::for_nodes(vec![node], settings.netuid), admission)
+            Some((chain::Settings::for_nodes(vec![node], settings.netuid), admission))
         }
-        (None, _) => return Ok(None),
-    };
+        (None, _) => None,
+    })
+}
+
+fn chain(settings: &Settings, devnet: Option<&Served>, clock: Clock) -> anyhow::Result<Option<ChainWorld>> {
+    let Some((reading, admission)) = chain_settings(settings, devnet)? else { return Ok(None) };
     let client = ChainClient::over_websocket(reading, clock);
     Ok(Some(ChainWorld { client, jitter: Box::new(rand::random::<f64>), admission }))
 }

@@ -1,6 +1,7 @@
 //! One HTTP call within limits, over a socket or in process.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,6 +147,20 @@ impl Transport {
             Connections::Fresh => builder.pool_max_idle_per_host(0),
             Connections::IdleUnder(idle) => builder.pool_idle_timeout(idle),
         };
+        builder.build().map(Self::Http).map_err(|e| NetError::Setup(e.to_string()))
+    }
+
+    /// A transport to the one server behind a Unix socket, whatever the URL's host.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn unix_socket(path: &Path) -> Result<Self, NetError> {
+        let builder = reqwest::Client::builder()
+            .unix_socket(path)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .http1_only()
+            .pool_max_idle_per_host(0);
         builder.build().map(Self::Http).map_err(|e| NetError::Setup(e.to_string()))
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A point in time, in nanoseconds since 1970-01-01 UTC (good until the year 2554).
 ///
@@ -105,6 +105,14 @@ impl Serialize for UnixTime {
     }
 }
 
+/// As it is written, so to the millisecond.
+impl<'de> Deserialize<'de> for UnixTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_rfc3339(&text).map(Self::from_system).map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +123,14 @@ mod tests {
         assert_eq!(UnixTime::from_secs(u64::MAX) + Duration::MAX, UnixTime::from_nanos(u64::MAX));
         assert_eq!(UnixTime::from_secs(5).shifted(i128::MIN), UnixTime::EPOCH);
         assert_eq!(UnixTime::from_secs(5).shifted(-2_000_000_000), UnixTime::from_secs(3));
+    }
+
+    #[test]
+    fn a_time_is_read_as_it_is_written() {
+        let time = UnixTime::from_millis(1_763_609_244_010);
+        let text = serde_json::to_string(&time).unwrap();
+        assert_eq!(serde_json::from_str::<UnixTime>(&text).unwrap(), time);
+        assert!(serde_json::from_str::<UnixTime>("\"soon\"").is_err());
     }
 
     #[test]

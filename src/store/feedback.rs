@@ -131,6 +131,15 @@ impl FeedbackReader {
         .await
     }
 
+    /// The last `count` replies, oldest first.
+    ///
+    /// # Errors
+    /// As [`after`](Self::after).
+    pub async fn last(&self, count: u32) -> Result<Vec<FeedbackRow>, StoreError> {
+        let before = self.before_last(count).await?;
+        self.after(before, count).await
+    }
+
     /// The row after which the last `count` replies come; 0 when there are no more than that.
     ///
     /// # Errors
@@ -167,7 +176,8 @@ impl FeedbackReader {
     }
 }
 
-fn open(dir: &Path) -> Result<Connection, ReadError> {
+/// Opens for reading the database that an agent may be using.
+pub(super) fn open(dir: &Path) -> Result<Connection, ReadError> {
     let path = dir.join(Store::FILE);
     if !path.exists() {
         return Err(ReadError::Absent { dir: dir.to_owned() });

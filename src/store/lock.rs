@@ -38,11 +38,7 @@ impl ProcessLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ignored_for_the_message = file.take(20).read_to_string(&mut holder);
-                let holder =
-                    if holder.trim().is_empty() { "unknown".into() } else { holder.trim().to_owned() };
-                return Err(LockError::Held { what: what.to_owned(), holder });
+                return Err(LockError::Held { what: what.to_owned(), holder: holder_in(file) });
             }
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
@@ -50,6 +46,38 @@ impl ProcessLock {
         file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
         Ok(Self { _file: file })
+    }
+
+    /// Who holds the lock file `NAME.lock` in `dir`; nothing if nobody does.
+    ///
+    /// Asks for a shared lock and gives it back at once: a process that takes the lock in that very
+    /// moment is refused.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or asked about.
+    pub fn holder(dir: &Path, name: &str) -> Result<Option<String>, LockError> {
+        let path = dir.join(format!("{name}.lock"));
+        let io = |source| LockError::Io { path: path.clone(), source };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(Some(holder_in(file))),
+            Err(TryLockError::Error(source)) => Err(io(source)),
+        }
+    }
+}
+
+/// The number that the holder wrote into the file.
+fn holder_in(file: File) -> String {
+    let mut holder = String::new();
+    let _ignored_for_the_message = file.take(20).read_to_string(&mut holder);
+    match holder.trim() {
+        "" => "unknown".into(),
+        holder => holder.to_owned(),
     }
 }
 
@@ -75,7 +103,11 @@ mod tests {
         let held = ProcessLock::take(dir.path(), "hotkey-5X", "hotkey 5X").unwrap();
         let error = ProcessLock::take(dir.path(), "hotkey-5X", "hotkey 5X").unwrap_err().to_string();
         assert!(error.contains("hotkey 5X") && error.contains(&std::process::id().to_string()), "{error}");
+        let own = std::process::id().to_string();
+        assert_eq!(ProcessLock::holder(dir.path(), "hotkey-5X").unwrap(), Some(own));
+        assert_eq!(ProcessLock::holder(dir.path(), "hotkey-5Y").unwrap(), None);
         drop(held);
+        assert_eq!(ProcessLock::holder(dir.path(), "hotkey-5X").unwrap(), None);
         ProcessLock::take(dir.path(), "hotkey-5X", "hotkey 5X").unwrap();
     }
 }

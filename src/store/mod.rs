@@ -20,6 +20,7 @@ mod error;
 mod feedback;
 mod lock;
 mod records;
+mod remembered;
 mod schema;
 mod tasks;
 
@@ -36,6 +37,7 @@ pub use records::{
     Accepted, Answer, Canary, FeedbackRecord, KeptResult, LaneKey, LaneRecord, Making, NewTask, OpenTask,
     Outcome, Settled, Stage, TaskRecord, Verdict,
 };
+pub use remembered::{Remembered, RememberedLane, RememberedTask};
 
 /// Keeps the agent's memory. Cheap to clone; all clones use one connection.
 #[derive(Debug, Clone)]
