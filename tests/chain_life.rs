@@ -9,7 +9,9 @@ mod hostile_world;
 
 use std::time::Duration;
 
+use axum::Router;
 use chain_life::{BTCLI, Net, SELECTIVE, TOKEN, address, coldkey, us};
+use http::StatusCode;
 use sn17_miner::chain::Link;
 use sn17_miner::devnet::chain::{AxonEntry, Fault, FaultRule, Layout, Neuron, Target};
 use sn17_miner::mining::{Budget, Finish, Standing};
@@ -442,6 +444,26 @@ async fn validators_that_do_not_know_us_cost_one_sync_per_floor() {
         stop.cancel();
     });
     assert_eq!(finish.unwrap(), Finish::Stopped);
+    net.log.expect(0, "alarm=");
+    net.assert_settled();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_validator_whose_blacklist_refuses_pulls_makes_us_look_at_the_chain() {
+    let net = Net::new(2, "[network]\nsync_interval = \"1d\"\n");
+    let refuse = || async { (StatusCode::FORBIDDEN, "{\"message\": \"Unrecognized hotkey\"}") };
+    net.serve(address(0), Router::new().fallback(refuse));
+    net.mine(12, async {
+        let since = net.clock.now();
+        net.until("a refusal", || net.asked(address(0)) > 0).await;
+        net.until("a second sync", || net.chain.requests(SELECTIVE) == 2).await;
+        assert!(net.clock.now().saturating_since(since) <= Duration::from_secs(31));
+        net.pass(1_800).await;
+        assert!(net.chain.requests(SELECTIVE) <= 1 + net.asked(address(0)));
+        assert!(net.asked(address(0)) < 20);
+    })
+    .await;
+    assert_eq!(net.count_at(1, "accepted"), 12);
     net.log.expect(0, "alarm=");
     net.assert_settled();
 }

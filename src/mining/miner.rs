@@ -380,6 +380,12 @@ impl Miner {
                 tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The reply to a pull was lost, asking again");
             }
             PullMeaning::Failed(error) => {
+                // As its blacklist answers a hotkey it does not know.
+                if matches!(&error, CallError::Refused { status, .. } if *status == http::StatusCode::FORBIDDEN)
+                    && let Some(subnet) = &self.subnet
+                {
+                    subnet.doubt();
+                }
                 let wait = lane.cooldowns.fail(now, NOTHING);
                 tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The validator could not be asked");
             }
