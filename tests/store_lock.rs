@@ -14,7 +14,7 @@ async fn a_second_agent_is_refused_until_the_first_is_gone() {
 
     let second = home.command(&run).output().await.unwrap();
     let said = String::from_utf8_lossy(&second.stderr);
-    assert!(!second.status.success());
+    assert_eq!(second.status.code(), Some(75));
     assert!(said.contains("the data directory data is in use by process"), "{said}");
 
     first.kill().await;

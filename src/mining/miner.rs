@@ -17,6 +17,7 @@ use super::state::TaskState;
 use super::subnet::{Standing, Subnet};
 use super::work::{Progress, chain};
 use crate::clock::Clock;
+use crate::dendrite::CallError;
 use crate::net::Backoff;
 use crate::primitives::{Hotkey, Prompt, UnixTime, Untrusted};
 use crate::store::{Accepted, LaneKey, NewTask, Store, StoreError};
