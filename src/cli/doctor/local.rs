@@ -169,10 +169,12 @@ pub(super) fn disk(data: Option<&Path>) -> Check {
             let free = space.f_bavail.saturating_mul(space.f_frsize);
             let message = format!("{:.1} GiB free", free as f64 / f64::from(1 << 30));
             let advice = "make room, shorten store.keep_results, or set paths.data to another disk";
-            match free {
-                ..DISK_FAIL => Check::fail("disk", message, advice),
-                ..DISK_WARN => Check::warn("disk", message, advice),
-                _ => Check::pass("disk", message),
+            if free < DISK_FAIL {
+                Check::fail("disk", message, advice)
+            } else if free < DISK_WARN {
+                Check::warn("disk", message, advice)
+            } else {
+                Check::pass("disk", message)
             }
         }
     };
