@@ -6,12 +6,19 @@
 //!
 //! Limits: one hotkey, one card, one task at a time.
 
+mod best_of;
+mod calibration;
 mod cooldowns;
+mod crowding;
 mod decide;
+mod demotion;
 mod lane;
 mod make;
 mod meaning;
 mod miner;
+mod passing;
+mod posterior;
+mod prices;
 mod report;
 mod roster;
 mod snapshot;
@@ -22,11 +29,16 @@ mod work;
 
 use std::time::Duration;
 
+pub use best_of::BestOf;
+pub use calibration::{Calibration, Finding, ScorePair};
 pub use cooldowns::Cooldowns;
 pub use decide::{Decision, ScorerDown, decide};
+pub use demotion::Acceptance;
 pub use make::{Bench, Candidate, MakeError, SeedSource, judge, make};
 pub use meaning::{PullMeaning, ReplyMeaning};
 pub use miner::{Budget, Finish, Miner, MinerError, Setup};
+pub use passing::Passing;
+pub use prices::{Economy, Prices, Unscored};
 pub use roster::{Due, Roster};
 pub use snapshot::{LaneSnapshot, Snapshot, TaskSnapshot};
 pub use source::{TaskSource, ValidatorSource};
