@@ -155,18 +155,8 @@ pub fn retry_or_decline(why: &str, failed: u32, terms: &Terms<'_>) -> Decision {
 
 /// Why a score is not worth a submission.
 fn fails_gate(score: Score, terms: &Terms<'_>) -> Option<String> {
-    let margin = terms.threshold.get() + terms.settings.gate_margin;
-    if !terms.calibration.is_calibrated() {
-        return (score.get() < margin).then(|| format!("scored {score}, below {margin:.4}"));
-    }
-    if score < terms.threshold {
-        return Some(format!("scored {score}, below {}", terms.threshold));
-    }
-    let wanted = terms.prices.gate(terms.settings.penalty);
-    let probability = terms.calibration.probability(score, terms.threshold, terms.settings.gate_margin);
-    (probability <= wanted).then(|| {
-        format!("scored {score}: accepted at {:.0} %, wanted {:.0} %", 100.0 * probability, 100.0 * wanted)
-    })
+    let gate = terms.calibration.gate(terms.threshold.get(), terms.prices.gate(terms.settings.penalty));
+    (score.get() < gate).then(|| format!("scored {score}, below {gate:.4}"))
 }
 
 fn without_verdict(terms: &Terms<'_>) -> Decision {
@@ -249,7 +239,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_gate_is_the_threshold_and_the_margin_until_calibrated() {
-        let (settings, calibration) = (settings(), Calibration::new([]));
+        let (settings, calibration) = (settings(), Calibration::new([], 0.01));
         let terms = terms(&settings, &calibration);
         let outcome = |value: f64, failed| decide(Verdict::Scored(score(value)), failed, 0, &terms);
         assert!(matches!(outcome(0.61, 0), Decision::Submit(_)));
@@ -260,7 +250,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_silent_scorer_follows_the_setting_and_a_missing_one_submits() {
-        let calibration = Calibration::new([]);
+        let calibration = Calibration::new([], 0.01);
         let says = |scorer_down, verdict, known, pass| {
             let settings = Settings { scorer_down, ..settings() };
             let terms = Terms { known, pass, ..terms(&settings, &calibration) };
@@ -276,7 +266,7 @@ pub(super) mod tests {
 
     #[test]
     fn after_a_failure_the_card_goes_where_its_time_is_worth_more() {
-        let (settings, calibration) = (settings(), Calibration::new([]));
+        let (settings, calibration) = (settings(), Calibration::new([], 0.01));
         let says = |lanes, pass, waiting| {
             let prices = Prices::of(&economy(lanes, 0.8), false);
             let terms = Terms { prices, pass, waiting, ..terms(&settings, &calibration) };
@@ -292,7 +282,7 @@ pub(super) mod tests {
 
     #[test]
     fn results_go_out_unscored_only_where_it_pays() {
-        let calibration = Calibration::new([]);
+        let calibration = Calibration::new([], 0.01);
         let skips = |unscored, lanes, pass, waiting, known| {
             let settings = Settings { unscored, ..settings() };
             let prices = Prices::of(&economy(lanes, pass), true);
@@ -310,7 +300,7 @@ pub(super) mod tests {
 
     #[test]
     fn further_candidates_are_made_as_told_or_as_they_pay() {
-        let calibration = Calibration::new([]);
+        let calibration = Calibration::new([], 0.01);
         let another = |candidates, passed, elapsed, card_is_free| {
             let settings = Settings { candidates, ..settings() };
             let terms = Terms {
@@ -330,7 +320,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_passed_before_is_submitted_whatever_comes_later() {
-        let (settings, calibration) = (settings(), Calibration::new([]));
+        let (settings, calibration) = (settings(), Calibration::new([], 0.01));
         let terms = terms(&settings, &calibration);
         assert!(matches!(decide(Verdict::Scored(score(0.1)), 0, 1, &terms), Decision::Submit(_)));
     }

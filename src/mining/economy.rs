@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::calibration::Calibration;
+use super::calibration::{Calibration, ScorePair};
 use super::demotion::Acceptance;
 use super::passing::Passing;
 use super::prices::{Economy, Prices};
@@ -69,6 +69,7 @@ pub(super) struct Measures {
     /// Newest first.
     pairs: VecDeque<Pair>,
     calibration: Calibration,
+    gate_margin: f64,
     /// How each validator answered results that were good here, newest first.
     acceptance: HashMap<SourceId, VecDeque<Pair>>,
     /// C and T as replies showed them.
@@ -77,7 +78,7 @@ pub(super) struct Measures {
 }
 
 impl Measures {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(gate_margin: f64) -> Self {
         Self {
             making: Mean::default(),
             judging: Mean::default(),
@@ -86,7 +87,8 @@ impl Measures {
             answering: Mean::default(),
             passing: Passing::default(),
             pairs: VecDeque::new(),
-            calibration: Calibration::new([]),
+            calibration: Calibration::new([], gate_margin),
+            gate_margin,
             acceptance: HashMap::new(),
             cooldown: None,
             throttle: None,
@@ -173,7 +175,12 @@ impl Measures {
     /// Old pairs are of another scorer or another threshold.
     pub(super) fn calibrate(&mut self, now: UnixTime) {
         self.pairs.retain(|pair| pair.at + PAIRS_AGE > now);
-        self.calibration = Calibration::new(self.pairs.iter().map(|pair| (pair.local, pair.accepted)));
+        let pairs = self.pairs.iter().map(|Pair { local, threshold, accepted, .. }| ScorePair {
+            local: local.get(),
+            threshold: threshold.get(),
+            accepted: *accepted,
+        });
+        self.calibration = Calibration::new(pairs, self.gate_margin);
     }
 
     pub(super) fn calibration(&self) -> &Calibration {

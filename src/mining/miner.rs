@@ -185,6 +185,7 @@ impl Miner {
             return Err(MinerError::NoCards);
         }
         let limit = settings.doppelganger_limit;
+        let measures = Measures::new(settings.gate_margin);
         let now = clock.instant();
         let cards = benches.iter().map(|_| Card::new(now)).collect();
         let tools = Arc::new(Tools { benches, store, clock, seeds, settings });
@@ -203,7 +204,7 @@ impl Miner {
             pulling: 0,
             answering: 0,
             opening: 0,
-            measures: Measures::new(),
+            measures,
             ended: 0,
             stopping: None,
             last_prune: UnixTime::EPOCH,

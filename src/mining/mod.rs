@@ -37,11 +37,16 @@ mod tally;
 
 use std::time::Duration;
 
+pub use best_of::BestOf;
+pub use calibration::{Calibration, Finding, ScorePair};
 pub use cooldowns::Cooldowns;
 pub use decide::{Candidates, Decision, ScorerDown, UnscoredPolicy, decide};
+pub use demotion::Acceptance;
 pub use make::{Bench, Candidate, MakeError, SeedSource, judge, make};
 pub use meaning::{PullMeaning, ReplyMeaning};
 pub use miner::{Budget, Finish, Member, Miner, MinerError, Setup};
+pub use passing::Passing;
+pub use prices::{Economy, Prices, Unscored};
 pub use roster::{Prospect, Roster};
 pub use snapshot::{
     CardActivity, CardSnapshot, EconomySnapshot, LaneSnapshot, MemberSnapshot, Snapshot, TaskSnapshot,

@@ -324,7 +324,7 @@ pub(super) mod tests {
     }
 
     fn step(state: TaskState, event: Event) -> TaskState {
-        let (settings, calibration) = (settings(), Calibration::new([]));
+        let (settings, calibration) = (settings(), Calibration::new([], 0.01));
         advance(state, event, &terms(&settings, &calibration)).0
     }
 
@@ -367,7 +367,7 @@ pub(super) mod tests {
     #[test]
     fn the_best_of_several_candidates_is_submitted() {
         let settings = Settings { candidates: Candidates::Fixed(3), ..settings() };
-        let calibration = Calibration::new([]);
+        let calibration = Calibration::new([], 0.01);
         let terms = terms(&settings, &calibration);
         let mut state = TaskState::Open(Tries::default());
         for (number, value) in [0.7, 0.9, 0.8].into_iter().enumerate() {
