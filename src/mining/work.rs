@@ -12,7 +12,7 @@ use super::report;
 use super::state::{Event, Step, TaskState, advance};
 use crate::dendrite::{CallError, Submission};
 use crate::primitives::{Score, Untrusted};
-use crate::store::{Answer, FeedbackRecord, Making, Outcome, Settled, TaskRecord, Verdict};
+use crate::store::{Answer, Delivery, FeedbackRecord, Making, Outcome, Settled, TaskRecord, Verdict};
 use crate::workers::GenerateError;
 
 /// A generator that is gone this long will not be back soon (rules.md R9, "Empty at once").
@@ -91,7 +91,11 @@ impl Miner {
             attempt,
             seed,
             worker: self.bench.generator.name().to_owned(),
+            queue: candidate.waited,
+            handoff: Duration::ZERO,
+            first_byte: candidate.first_byte,
             generation: candidate.generation,
+            encoding: candidate.encoding,
             at: self.clock.now(),
         };
         Ok(Event::Kept(self.store.keep(task.id, making, candidate.spz).await?))
@@ -102,13 +106,17 @@ impl Miner {
             return Ok(Event::Failed { reason: "nothing to judge".into(), retryable: true });
         };
         // The disk is given its time while the scorer works.
-        let (verdict, synced) = tokio::join!(
-            judge(&self.bench, Some(&self.store), &work.task.id, &work.task.prompt, &result.spz),
-            self.store.sync(work.task.id, result.attempt),
-        );
+        let judging = async {
+            let started = self.clock.instant();
+            let verdict =
+                judge(&self.bench, Some(&self.store), &work.task.id, &work.task.prompt, &result.spz).await;
+            (verdict, self.bench.scorer.is_some().then(|| started.elapsed()))
+        };
+        let ((verdict, scoring), synced) =
+            tokio::join!(judging, self.store.sync(work.task.id, result.attempt));
         synced?;
         let verdict = verdict?;
-        let result = self.store.judge(work.task.id, result, verdict).await?;
+        let result = self.store.judge(work.task.id, result, verdict, scoring).await?;
         Ok(Event::Judged { result, verdict })
     }
 
@@ -138,6 +146,7 @@ impl Miner {
         let meaning = ReplyMeaning::read(&result, answer);
         if let Ok(answered) = &result {
             lane.cooldowns.observe(answered);
+            self.store.delivered(submission, Delivery::from(&answered.timing)).await?;
         }
         let Some(outcome) = meaning.outcome(answer, tries + 1) else {
             let error = unsettled(&meaning, &result);
