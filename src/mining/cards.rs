@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lane::LaneNo;
-
 /// Position of a card in the setup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CardNo(pub usize);
@@ -28,7 +26,6 @@ pub(super) enum CardState {
         since: Instant,
     },
     Busy {
-        lane: LaneNo,
         turn: Turn,
         since: Instant,
     },

@@ -148,6 +148,8 @@ mod tests {
             timing: Timing {
                 sent,
                 answered,
+                sent_bytes: 0,
+                uploaded: None,
                 first_byte: Duration::from_millis(trip_ms),
                 total: Duration::from_millis(trip_ms),
             },

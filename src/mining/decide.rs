@@ -7,7 +7,7 @@ use super::best_of::BestOf;
 use super::calibration::Calibration;
 use super::prices::Prices;
 use crate::primitives::Score;
-use crate::store::Verdict;
+use crate::store::{Decided, Verdict};
 
 /// What to do with a result when the scorer gives no verdict (`decide.scorer_down`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,12 +85,12 @@ pub enum Decision {
 
 impl Decision {
     /// For the record.
-    pub const fn name(&self) -> &'static str {
+    pub const fn what(&self) -> Decided {
         match self {
-            Self::Submit(_) => "submit",
-            Self::Another(_) => "candidate",
-            Self::TryAgain(_) => "retry",
-            Self::Empty(_) => "empty",
+            Self::Submit(_) => Decided::Submit,
+            Self::Another(_) => Decided::Candidate,
+            Self::TryAgain(_) => Decided::Retry,
+            Self::Empty(_) => Decided::Empty,
         }
     }
 
@@ -305,7 +305,7 @@ pub(super) mod tests {
             let settings = Settings { candidates, ..settings() };
             let terms = Terms {
                 elapsed: S(elapsed),
-                candidate: S(14),
+                candidate: S(20),
                 card_is_free,
                 ..terms(&settings, &calibration)
             };

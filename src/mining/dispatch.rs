@@ -67,6 +67,7 @@ impl Miner {
             answer: answer.clone(),
             tries: *tries,
             cooldown,
+            decisions: std::mem::take(&mut lane.unwritten),
         };
         lane.errand = Errand::Answering(work);
         self.relist(no);
@@ -199,13 +200,15 @@ impl Miner {
         let Errand::Open(work) = std::mem::replace(&mut lane.errand, Errand::Resting) else { return };
         let task = Arc::clone(&work.task);
         let size = u32::try_from(cards.len()).unwrap_or(u32::MAX);
+        let mut decisions = std::mem::take(&mut lane.unwritten);
         lane.errand = Errand::Making(Crew { work, size, pending: size, outcomes: Vec::new() });
         self.relist(no);
         for card in cards.iter().copied() {
-            self.occupy(no, card, Turn::Making);
+            self.occupy(card, Turn::Making);
             let (tools, task) = (Arc::clone(&self.tools), Arc::clone(&task));
+            let decisions = std::mem::take(&mut decisions);
             self.spawn(Job::Card(no, card, Turn::Making), async move {
-                Done::Made(no, card, jobs::attempt(tools, card, task).await)
+                Done::Made(no, card, jobs::attempt(tools, card, task, decisions).await)
             });
         }
     }
@@ -227,15 +230,15 @@ impl Miner {
     pub(super) fn start_judging(&mut self, no: LaneNo, card: CardNo, result: crate::store::KeptResult) {
         let Some(Errand::Making(crew)) = self.lanes.get(&no).map(|lane| &lane.errand) else { return };
         let task = Arc::clone(&crew.work.task);
-        self.occupy(no, card, Turn::Judging);
+        self.occupy(card, Turn::Judging);
         let tools = Arc::clone(&self.tools);
         self.spawn(Job::Card(no, card, Turn::Judging), async move {
             Done::Judged(no, card, jobs::score(tools, card, task, result).await)
         });
     }
 
-    fn occupy(&mut self, lane: LaneNo, card: CardNo, turn: Turn) {
-        self.cards[card.0].state = CardState::Busy { lane, turn, since: self.tools.clock.instant() };
+    fn occupy(&mut self, card: CardNo, turn: Turn) {
+        self.cards[card.0].state = CardState::Busy { turn, since: self.tools.clock.instant() };
     }
 
     pub(super) fn release(&mut self, card: CardNo) {

@@ -9,6 +9,7 @@ use super::passing::Passing;
 use super::prices::{Economy, Prices};
 use super::{Settings, UnscoredPolicy};
 use crate::primitives::{Score, SourceId, UnixTime};
+use crate::store::{CalibrationPair, RecentMaking, Store, StoreError};
 
 /// A running mean that forgets: the last dozen observations make most of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -41,6 +42,10 @@ const USUAL_PULL: Duration = Duration::from_millis(500);
 const PAIRS: usize = 400;
 const PAIRS_AGE: Duration = Duration::from_secs(24 * 3_600);
 
+/// What is read back at the start.
+const RECALLED: u32 = 2_000;
+const RECALLED_TIMES: u32 = 30;
+
 /// Replies by which a validator is judged.
 const ACCEPTANCE: usize = 100;
 
@@ -51,6 +56,13 @@ pub(super) struct Pair {
     pub(super) threshold: Score,
     pub(super) accepted: bool,
     pub(super) at: UnixTime,
+}
+
+impl From<CalibrationPair> for Pair {
+    fn from(pair: CalibrationPair) -> Self {
+        let CalibrationPair { source: _, local, threshold, accepted, at } = pair;
+        Self { local, threshold, accepted, at }
+    }
 }
 
 /// Everything that was measured.
@@ -93,6 +105,31 @@ impl Measures {
             cooldown: None,
             throttle: None,
         }
+    }
+
+    /// What an earlier run left: its figures stand until this one has better ones.
+    pub(super) async fn recalled(store: &Store, now: UnixTime, gate_margin: f64) -> Result<Self, StoreError> {
+        let mut measures = Self::new(gate_margin);
+        let pairs = store.calibration_pairs(RECALLED, now - PAIRS_AGE).await?;
+        for pair in pairs.into_iter().rev() {
+            measures.settled(pair.source, pair.into());
+        }
+        let recent = store.recent_durations(RECALLED_TIMES).await?;
+        for making in recent.makings.into_values().flat_map(|newest| newest.into_iter().rev()) {
+            let RecentMaking { handoff, generation, encoding, scoring, .. } = making;
+            measures.making.observe(generation + encoding.unwrap_or_default());
+            scoring.into_iter().for_each(|took| measures.judging.observe(took));
+            handoff
+                .filter(|took| !took.is_zero())
+                .into_iter()
+                .for_each(|took| measures.unloading.observe(took));
+        }
+        for answer in recent.answers.into_values().flat_map(|newest| newest.into_iter().rev()) {
+            if answer.result {
+                measures.answering.observe(answer.upload + answer.reply);
+            }
+        }
+        Ok(measures)
     }
 
     /// A generation held the card for `took`, of which `handoff` went into moving the scorer out.

@@ -15,7 +15,7 @@ use super::meaning::ReplyMeaning;
 use super::miner::{Job, Miner, MinerError};
 use super::state::{Event, TaskState, advance, replied};
 use crate::primitives::{Score, UnixTime};
-use crate::store::{Answer, KeptResult, Outcome, TaskRecord, Verdict};
+use crate::store::{Answer, Decided, DecisionRecord, KeptResult, Outcome, TaskRecord, Verdict};
 
 impl Miner {
     /// Takes in the end of a job.
@@ -160,7 +160,7 @@ impl Miner {
         let task = Arc::clone(&crew.work.task);
         let why = (crew.size == 1 && scored).then(|| skips_scoring(&self.terms(&task))).flatten();
         if let Some(why) = why {
-            self.note(no, "unscored", &why);
+            self.note(no, Decided::Unscored, &why);
             return Some(Event::Judged(KeptResult { verdict: Some(Verdict::Unscored), ..result }));
         }
         if self.stopping.is_some_and(|_| self.measures.judging() > self.tools.settings.grace) {
@@ -213,18 +213,29 @@ impl Miner {
             lane.errand = Errand::Open(OpenWork { task, state, stranded });
         }
         if let Some(decision) = decision {
-            self.note(no, decision.name(), decision.reason());
+            self.note(no, decision.what(), decision.reason());
         }
         self.relist(no);
     }
 
     /// Writes a decision down.
-    fn note(&mut self, no: LaneNo, what: &'static str, why: &str) {
-        self.count(|tally| *tally.decisions.entry(what).or_default() += 1);
+    fn note(&mut self, no: LaneNo, what: Decided, why: &str) {
+        self.count(|tally| *tally.decisions.entry(what.as_str()).or_default() += 1);
+        let prices = self.prices();
+        let record = DecisionRecord {
+            at: self.tools.clock.now(),
+            what,
+            why: why.to_owned(),
+            p: Some(self.measures.passing.after(0)),
+            gate: Some(prices.gate(self.tools.settings.penalty)),
+            lane_price: Some(prices.lane),
+            card_price: Some(prices.card),
+        };
         let Some(lane) = self.lanes.get_mut(&no) else { return };
         lane.decision = Some(format!("{what}: {why}"));
+        lane.unwritten.push(record);
         if let Some(work) = lane.work() {
-            tracing::debug!(task = %work.task.id.short(), what, why, "Decided");
+            tracing::debug!(task = %work.task.id.short(), %what, why, "Decided");
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Settings;
 use super::cards::CardNo;
 use super::cooldowns::Cooldowns;
-use super::lane::{Lane, LaneNo, OpenWork};
+use super::lane::{Lane, LaneNo, OpenWork, WINDOW};
 use super::make::{Bench, MakeError, SeedSource, judge, make};
 use super::meaning::{PullMeaning, ReplyMeaning};
 use super::report;
@@ -16,10 +16,10 @@ use super::state::TaskState;
 use crate::clock::Clock;
 use crate::dendrite::{Answered, CallError, Submission};
 use crate::net::Backoff;
-use crate::primitives::{Prompt, Score, UnixTime, Untrusted};
+use crate::primitives::{LocalId, Prompt, Score, UnixTime, Untrusted};
 use crate::store::{
-    Accepted, Answer, FeedbackRecord, KeptResult, LaneKey, Making, NewTask, Outcome, Settled, Store,
-    StoreError, TaskRecord, Verdict,
+    Accepted, Answer, DecisionRecord, Delivery, FeedbackRecord, KeptResult, LaneKey, Making, NewTask,
+    Outcome, Settled, Store, StoreError, TaskRecord, Verdict,
 };
 use crate::workers::GenerateError;
 
@@ -34,6 +34,15 @@ pub(super) struct Tools {
 }
 
 impl Tools {
+    /// Writes decisions down; a task goes on without.
+    async fn note(&self, task: LocalId, decisions: Vec<DecisionRecord>) {
+        for decision in decisions {
+            if let Err(error) = self.store.decide(task, decision).await {
+                tracing::debug!(%error, "A decision was not written down");
+            }
+        }
+    }
+
     /// Whether any generator makes a kind of prompt.
     pub(super) fn makes(&self, prompt: &Prompt) -> bool {
         self.benches.iter().any(|bench| bench.generator.makes(prompt.kind()))
@@ -238,7 +247,9 @@ pub(super) async fn attempt(
     tools: Arc<Tools>,
     card: CardNo,
     task: Arc<TaskRecord>,
+    decisions: Vec<DecisionRecord>,
 ) -> Result<Made, StoreError> {
+    tools.note(task.id, decisions).await;
     let bench = &tools.benches[card.0];
     let attempt = tools.store.begin_attempt(task.id).await?;
     let seed = tools.seeds.seed();
@@ -261,7 +272,11 @@ pub(super) async fn attempt(
         attempt,
         seed,
         worker: bench.generator.name().to_owned(),
+        queue: candidate.waited,
+        handoff,
+        first_byte: candidate.first_byte,
         generation: candidate.generation,
+        encoding: candidate.encoding,
         at: tools.clock.now(),
     };
     let result = tools.store.keep(task.id, making, candidate.spz).await?;
@@ -275,13 +290,16 @@ pub(super) async fn score(
     task: Arc<TaskRecord>,
     result: KeptResult,
 ) -> Result<KeptResult, StoreError> {
+    let bench = &tools.benches[card.0];
+    let judging = async {
+        let started = tools.clock.instant();
+        let verdict = judge(bench, Some(&tools.store), &task.id, &task.prompt, &result.spz).await;
+        (verdict, bench.scorer.is_some().then(|| started.elapsed()))
+    };
     // The disk is given its time while the scorer works.
-    let (verdict, synced) = tokio::join!(
-        judge(&tools.benches[card.0], Some(&tools.store), &task.id, &task.prompt, &result.spz),
-        tools.store.sync(task.id, result.attempt),
-    );
+    let ((verdict, took), synced) = tokio::join!(judging, tools.store.sync(task.id, result.attempt));
     synced?;
-    tools.store.judge(task.id, &result, verdict?).await
+    tools.store.judge(task.id, &result, verdict?, took).await
 }
 
 /// What a submission needs.
@@ -296,11 +314,13 @@ pub(super) struct AnswerOrder {
     pub(super) tries: u32,
     /// C.
     pub(super) cooldown: Duration,
+    pub(super) decisions: Vec<DecisionRecord>,
 }
 
 /// Records an answer, sends it, and files the reply.
 pub(super) async fn answer(tools: Arc<Tools>, order: AnswerOrder) -> Result<Box<Replied>, StoreError> {
-    let AnswerOrder { key, source, mut cooldowns, task, answer, tries, cooldown } = order;
+    let AnswerOrder { key, source, mut cooldowns, task, answer, tries, cooldown, decisions } = order;
+    tools.note(task.id, decisions).await;
     let submit_time = tools.clock.now();
     if let Answer::Empty(reason) = &answer
         && tries == 0
@@ -320,6 +340,7 @@ pub(super) async fn answer(tools: Arc<Tools>, order: AnswerOrder) -> Result<Box<
     let meaning = ReplyMeaning::read(&result, &answer);
     if let Ok(answered) = &result {
         cooldowns.observe(answered);
+        tools.store.delivered(submission, Delivery::from(&answered.timing)).await?;
     }
     let local = local_score(&answer);
     let cooldown_until = result.as_ref().ok().and_then(|answered| answered.reply.cooldown_until);
@@ -414,7 +435,10 @@ pub(super) async fn open(
     if let Some(work) = &work {
         tracing::info!(task = %work.task.id.short(), "Taking up an open task");
     }
-    Ok(Box::new(Lane::new(key, member, source, cooldowns, tools.clock.now(), work)))
+    let now = tools.clock.now();
+    let accepted =
+        tools.store.accepted_since(Some(key), now - WINDOW).await?.remove(&key).unwrap_or_default();
+    Ok(Box::new(Lane::new(key, member, source, cooldowns, now, accepted.into(), work)))
 }
 
 /// Looks at a generator that is gone until it is back.

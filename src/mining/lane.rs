@@ -11,14 +11,14 @@ use super::snapshot::{LaneSnapshot, TaskSnapshot};
 use super::source::TaskSource;
 use super::state::{Event, TaskState};
 use crate::primitives::UnixTime;
-use crate::store::{LaneKey, TaskRecord};
+use crate::store::{DecisionRecord, LaneKey, TaskRecord};
 
 /// A lane's place in the loop; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct LaneNo(pub u32);
 
 /// An accepted result counts for this long at its validator (rules.md R5).
-const WINDOW: Duration = Duration::from_secs(4 * 3_600);
+pub(super) const WINDOW: Duration = Duration::from_secs(4 * 3_600);
 
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -38,6 +38,8 @@ pub(super) struct Lane {
     pub(super) errand: Errand,
     /// What was last decided on its task.
     pub(super) decision: Option<String>,
+    /// Decisions that its next job writes down.
+    pub(super) unwritten: Vec<DecisionRecord>,
     /// The chain no longer names the source: its open task is seen to, nothing more is pulled.
     pub(super) leaving: bool,
 }
@@ -101,6 +103,7 @@ impl Lane {
         source: TaskSource,
         cooldowns: Cooldowns,
         opened: UnixTime,
+        accepted: VecDeque<UnixTime>,
         work: Option<OpenWork>,
     ) -> Self {
         Self {
@@ -110,11 +113,12 @@ impl Lane {
             cooldowns,
             opened,
             last_asked: None,
-            last_task: None,
-            accepted: VecDeque::new(),
+            last_task: accepted.back().copied(),
+            accepted,
             answering: Mean::default(),
             errand: work.map_or(Errand::Resting, Errand::Open),
             decision: None,
+            unwritten: Vec::new(),
             leaving: false,
         }
     }

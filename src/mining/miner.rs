@@ -185,7 +185,7 @@ impl Miner {
             return Err(MinerError::NoCards);
         }
         let limit = settings.doppelganger_limit;
-        let measures = Measures::new(settings.gate_margin);
+        let measures = Measures::recalled(&store, clock.now(), settings.gate_margin).await?;
         let now = clock.instant();
         let cards = benches.iter().map(|_| Card::new(now)).collect();
         let tools = Arc::new(Tools { benches, store, clock, seeds, settings });

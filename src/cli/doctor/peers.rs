@@ -439,6 +439,8 @@ mod tests {
         let timing = Timing {
             sent: UnixTime::EPOCH,
             answered: UnixTime::EPOCH,
+            sent_bytes: 0,
+            uploaded: None,
             first_byte: Duration::from_millis(3),
             total: Duration::from_millis(3),
         };
