@@ -64,8 +64,7 @@ pub(super) async fn agent(
     data: &Path,
     end: &CancellationToken,
 ) -> Result<Option<AgentTally>, SimError> {
-    let validators =
-        stage.validators.iter().zip(0..).map(|(axon, uid)| (*axon, Some(Uid(uid)))).collect();
+    let validators = stage.validators.iter().zip(0..).map(|(axon, uid)| (*axon, Some(Uid(uid)))).collect();
     let workers = Endpoint::of(Stage::workers_of(0));
     let hotkey = stage.hotkeys.first().ok_or(SimError::NoHotkey)?;
     let world = World {

@@ -18,9 +18,11 @@ mod splats;
 mod stage;
 mod wire;
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
@@ -86,17 +88,40 @@ const DRAIN: Duration = Duration::from_secs(2 * 3_600);
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Simulates a scenario on this thread and tells what came of it. `stop` ends it early, with what is
-/// known so far; `progress` is told of each simulated hour. The agent's log goes to stderr from
-/// `log` on, in simulated time.
+/// What does not change the course of a simulation.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Ends it early, with what is known so far.
+    pub stop: CancellationToken,
+    /// The agent's log, to stderr and in simulated time.
+    pub log: Option<LevelFilter>,
+    /// Where the temporary directory is made; `None`: in memory where the system offers that, else
+    /// with the temporary files.
+    pub scratch: Option<PathBuf>,
+}
+
+/// The agent waits for the disk at each submission, some ten milliseconds: most of a simulation.
+const MEMORY: &str = "/dev/shm";
+
+fn scratch(options: &Options) -> Result<TempDir, SimError> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("sn17-simulate-");
+    let made = match &options.scratch {
+        Some(place) => builder.tempdir_in(place),
+        None => builder.tempdir_in(MEMORY).or_else(|_| builder.tempdir()),
+    };
+    made.map_err(|source| SimError::Scratch { source })
+}
+
+/// Simulates a scenario on this thread and tells what came of it; `progress` is told of each
+/// simulated hour.
 ///
 /// # Errors
 /// When the simulation cannot be made or the agent gives up.
 pub fn simulate(
     scenario: &Scenario,
     party: Party,
-    stop: &CancellationToken,
-    log: Option<LevelFilter>,
+    options: &Options,
     mut progress: impl FnMut(Progress),
 ) -> Result<Report, SimError> {
     // One blocking thread: what the store does happens in one order, and the same again.
@@ -106,15 +131,12 @@ pub fn simulate(
         .max_blocking_threads(1)
         .build()
         .map_err(|source| SimError::Runtime { source })?;
-    let scratch = tempfile::Builder::new()
-        .prefix("sn17-simulate-")
-        .tempdir()
-        .map_err(|source| SimError::Scratch { source })?;
+    let scratch = scratch(options)?;
     let wall = Clock::system();
     let began = wall.now();
     let mut report = runtime.block_on(async {
         let stage = Stage::set(scenario)?;
-        if let Some(level) = log {
+        if let Some(level) = options.log {
             telemetry::start(level, Format::Text, Sink::Stderr, stage.clock);
         }
         let settings = agent::settings(scenario, scratch.path())?;
@@ -128,7 +150,7 @@ pub fn simulate(
                 }
             }
         };
-        watch(&stage, party, play, &end, stop, &mut progress).await
+        watch(&stage, party, play, &end, &options.stop, &mut progress).await
     })?;
     report.wall_s = wall.now().saturating_since(began).as_secs_f64();
     report.peak_rss_mib = peak_rss_mib();

@@ -48,8 +48,7 @@ impl Policy {
     pub const BLOCKING: Self = Self { name: "blocking", polling: None, ..Self::OFFICIAL };
     /// Unload, generate, reload, one after the other.
     pub const STRICT: Self = Self { name: "strict hand-off", strict: true, ..Self::BLOCKING };
-    pub const SUBMIT_ALL: Self =
-        Self { name: "submit all", gated: false, retries: 0, ..Self::GATE_OR_EMPTY };
+    pub const SUBMIT_ALL: Self = Self { name: "submit all", gated: false, retries: 0, ..Self::GATE_OR_EMPTY };
     pub const GATE_OR_EMPTY: Self =
         Self { name: "gate or empty", retries: 0, blocking: false, ..Self::BLOCKING };
     pub const ONE_RETRY: Self = Self { name: "one retry", retries: 1, ..Self::GATE_OR_EMPTY };

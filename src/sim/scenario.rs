@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::devnet::rules::ValidatorRules;
 
@@ -48,11 +48,15 @@ pub enum Candidates {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Scenario {
     /// g: from a generator's request to its last byte.
+    #[serde(rename = "generation_s", serialize_with = "seconds")]
     pub generation: Duration,
     /// v: one call of the scorer.
+    #[serde(rename = "scoring_s", serialize_with = "seconds")]
     pub scoring: Duration,
     /// The parts of h: the scorer leaves the card, and comes back.
+    #[serde(rename = "unload_s", serialize_with = "seconds")]
     pub unload: Duration,
+    #[serde(rename = "reload_s", serialize_with = "seconds")]
     pub reload: Duration,
     pub handoff: Handoff,
     /// q: a candidate passes, here and at the validator alike.
@@ -61,23 +65,48 @@ pub struct Scenario {
     pub validators: u16,
     pub hotkeys: u16,
     pub cards: u16,
-    #[serde(skip)]
+    /// C, T, P and the lock are those that are looked at.
+    #[serde(flatten, serialize_with = "times")]
     pub rules: ValidatorRules,
     /// What the network adds to each call.
+    #[serde(rename = "network_s", serialize_with = "seconds")]
     pub network: Duration,
     /// What a validator takes to score a result; it scores any number at once.
+    #[serde(rename = "remote_scoring_s", serialize_with = "seconds")]
     pub remote_scoring: Duration,
     /// How far the validators' clocks are ahead of ours, in nanoseconds; repeated for further ones.
+    #[serde(rename = "clocks_ahead_ns")]
     pub clocks_ahead: Vec<i64>,
     /// Not counted.
+    #[serde(rename = "warm_up_s", serialize_with = "seconds")]
     pub warm_up: Duration,
     /// Counted.
+    #[serde(rename = "time_s", serialize_with = "seconds")]
     pub time: Duration,
     pub seed: u64,
     /// `None`: the agent's own default.
     pub max_retries: Option<u32>,
     pub candidates: Candidates,
     pub unscored: Unscored,
+}
+
+fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+fn times<S: Serializer>(rules: &ValidatorRules, serializer: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::SerializeMap;
+
+    let mut map = serializer.serialize_map(Some(4))?;
+    for (name, time) in [
+        ("cooldown_s", rules.cooldown),
+        ("throttle_s", rules.throttle),
+        ("penalty_s", rules.penalty),
+        ("lock_s", rules.lock),
+    ] {
+        map.serialize_entry(name, &time.as_secs_f64())?;
+    }
+    map.end()
 }
 
 impl Default for Scenario {

@@ -57,7 +57,8 @@ impl Stage {
                     clock_ahead: scenario.clock_ahead(number),
                     remembered: 0,
                 };
-                let tasks = TaskMaker::new(scenario.seed.wrapping_mul(1_000).wrapping_add(number.into()), 0.0);
+                let tasks =
+                    TaskMaker::new(scenario.seed.wrapping_mul(1_000).wrapping_add(number.into()), 0.0);
                 let axon =
                     DevAxon::new(HotkeyPair::dev(&format!("validator-{number}")), clock, settings, tasks);
                 for (uid, hotkey) in (scenario.validators..).zip(&hotkeys) {

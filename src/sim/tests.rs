@@ -9,7 +9,7 @@ fn short() -> Scenario {
 }
 
 fn run(scenario: &Scenario, party: Party) -> Report {
-    simulate(scenario, party, &CancellationToken::new(), None, |_| ()).unwrap()
+    simulate(scenario, party, &Options::default(), |_| ()).unwrap()
 }
 
 #[test]
