@@ -58,9 +58,10 @@ impl Network {
                 let seed = 17 + number as u64;
                 let settings = DevAxonSettings {
                     rules: wanted.rules,
-                    judge: AxonJudge { seed, ..AxonJudge::default() },
+                    judge: AxonJudge { seed, ..AxonJudge::default() }.into(),
                     scoring: Duration::from_secs(4),
                     clock_ahead: wanted.clock_ahead_ms * 1_000_000,
+                    ..DevAxonSettings::default()
                 };
                 let key = HotkeyPair::dev(&format!("validator-{number}"));
                 let axon = DevAxon::new(key, clock, settings, TaskMaker::new(seed, wanted.image_share));

@@ -119,7 +119,7 @@ impl Net {
             let seed = 17 + number as u64;
             let settings = DevAxonSettings {
                 rules: ValidatorRules::default(),
-                judge: AxonJudge { seed, ..AxonJudge::default() },
+                judge: AxonJudge { seed, ..AxonJudge::default() }.into(),
                 scoring: Duration::from_secs(4),
                 ..DevAxonSettings::default()
             };

@@ -240,7 +240,7 @@ impl Theatre {
         let settings = load(&Inputs { flags, ..Inputs::default() }).unwrap().settings;
         let axons = (0..validators).map(|number| {
             let seed = 3 + u64::from(number);
-            let judge = AxonJudge { seed, noise: 0.0 };
+            let judge = AxonJudge { seed, noise: 0.0 }.into();
             let key = HotkeyPair::dev(&format!("validator-{number}"));
             let axon = DevAxon::new(
                 key,
