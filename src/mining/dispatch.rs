@@ -31,6 +31,9 @@ impl Miner {
     pub(super) fn dispatch(&mut self, budget: Budget) {
         self.send_answers();
         if self.stopping.is_some() {
+            if self.makes_in_time() {
+                self.fill_cards();
+            }
             return;
         }
         self.look_at_gone_cards();

@@ -163,7 +163,7 @@ impl Miner {
             self.note(no, Decided::Unscored, &why);
             return Some(Event::Judged(KeptResult { verdict: Some(Verdict::Unscored), ..result }));
         }
-        if self.stopping.is_some_and(|_| self.measures.judging() > self.tools.settings.grace) {
+        if self.grace_left().is_some_and(|left| self.measures.judging() > left) {
             return None;
         }
         self.start_judging(no, card, result);

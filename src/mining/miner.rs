@@ -235,9 +235,8 @@ impl Miner {
 
     /// Mines until the budget is spent or `stop` is cancelled.
     ///
-    /// When told to stop nothing more is pulled. A generation that will not be done within
-    /// `settings.grace` is abandoned (its task stays open and comes back); everything else is
-    /// finished. The caller bounds that by dropping the future: everything that matters is in the
+    /// When told to stop nothing more is pulled. What will not be done within `settings.grace` is
+    /// abandoned (its task stays open and comes back), everything else is finished. The caller bounds that by dropping the future: everything that matters is in the
     /// store at every await.
     ///
     /// # Errors
@@ -289,11 +288,12 @@ impl Miner {
             Budget::Once if self.ended >= 1 => return Some(Finish::Done),
             _ => {}
         }
-        if self.stopping.is_some() {
+        if let Some(left) = self.grace_left() {
             let at_work = self.running.values().any(|running| running.job != Job::Chore);
-            let now = self.tools.clock.now();
-            let sending = self.answers.first().is_some_and(|(at, _)| *at <= now);
-            return (!at_work && !sending).then_some(Finish::Stopped);
+            let in_time = self.tools.clock.now() + left;
+            let sending = self.answers.first().is_some_and(|(at, _)| *at <= in_time);
+            let making = !self.waiting.is_empty() && self.makes_in_time();
+            return (!at_work && !sending && !making).then_some(Finish::Stopped);
         }
         if budget == Budget::Once && !busy {
             if self.cards.iter().all(Card::is_gone) {
@@ -336,6 +336,19 @@ impl Miner {
                 running.handle.abort();
             }
         }
+    }
+
+    /// What is left of the time to finish in, once told to stop.
+    pub(super) fn grace_left(&self) -> Option<Duration> {
+        let since = self.stopping?;
+        Some(self.tools.settings.grace.saturating_sub(since.elapsed()))
+    }
+
+    /// Whether a candidate may be begun: when told to stop, only if it will be done in time.
+    pub(super) fn makes_in_time(&self) -> bool {
+        let needed = self.measures.candidate() + self.measures.answering();
+        let can = self.cards.iter().any(|card| !card.is_gone());
+        self.grace_left().is_none_or(|left| can && self.measures.has_made() && needed <= left)
     }
 
     /// How long nothing will happen by itself.
