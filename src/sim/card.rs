@@ -274,3 +274,72 @@ pub(super) fn transport(cards: HashMap<u16, Card>) -> Transport {
     });
     Transport::InProcess(server)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card(handoff: Handoff) -> Card {
+        let scenario = Scenario { handoff, ..Scenario::default() };
+        Card::new(&scenario, Arc::new(Luck::new(1, 1.0)), Arc::new(Splats::make().unwrap()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowded_card_takes_as_long_as_one_after_the_other() {
+        let card = card(Handoff::Off);
+        let began = Instant::now();
+        tokio::join!(card.generate("a", 1), card.generate("b", 2), card.score());
+        assert_eq!(began.elapsed().as_secs(), 2 * 30 + 5);
+        assert_eq!(card.busy().as_secs(), 2 * 30 + 5);
+        assert_eq!(card.faults(), CardFaults { crowded: 1, ..CardFaults::default() });
+        card.generate("c", 3).await;
+        assert_eq!(card.faults().total(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_shares_a_card_must_make_room() {
+        let card = card(Handoff::PerTask);
+        let began = Instant::now();
+        for _ in 0..2 {
+            card.unload_scorer().await;
+            card.unload_scorer().await;
+            card.generate("a", 1).await;
+            card.reload_scorer().await;
+            card.score().await;
+        }
+        assert_eq!(began.elapsed().as_secs(), 2 * 40);
+        assert_eq!(card.faults(), CardFaults::default());
+        card.generate("a", 2).await;
+        assert_eq!(card.faults().scorer_in_the_way, 1);
+        card.unload_scorer().await;
+        card.score().await;
+        assert_eq!(card.faults().scorer_away, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_generation_under_way_counts_as_busy() {
+        let card = card(Handoff::Off);
+        let half = async {
+            pass(Duration::from_secs(15)).await;
+            card.busy()
+        };
+        let (_, busy) = tokio::join!(card.generate("a", 1), half);
+        assert_eq!(busy.as_secs(), 15);
+    }
+
+    #[test]
+    fn luck_is_a_share_and_the_same_again() {
+        let luck = Luck::new(7, 0.3);
+        let good = (0..4_000).filter(|seed| luck.draw("a", *seed) == Quality::Good).count();
+        assert!((1_110..=1_290).contains(&good), "{good} of 4000");
+        let (last, other) = (luck.draw("a", 3_999), Luck::new(7, 0.3));
+        assert!((0..50).all(|_| luck.draw("a", 3_999) == last), "a seed used again");
+        let order = |luck: &Luck| (10_000..10_050).map(|seed| luck.draw("b", seed)).collect::<Vec<_>>();
+        assert_eq!(order(&other), order(&Luck::new(7, 0.3)));
+        assert_ne!(order(&other), order(&Luck::new(8, 0.3)));
+        for (pass, quality) in [(0.0, Quality::Bad), (1.0, Quality::Good)] {
+            let luck = Luck::new(1, pass);
+            assert!((0..100).all(|seed| luck.draw("a", seed) == quality));
+        }
+    }
+}

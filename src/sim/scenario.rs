@@ -36,11 +36,20 @@ impl Unscored {
 }
 
 /// `decide.candidates` of the simulated agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Candidates {
     Auto,
     Count(u32),
+}
+
+/// As in the configuration: a number, or "auto".
+impl Serialize for Candidates {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Count(count) => serializer.serialize_u32(*count),
+        }
+    }
 }
 
 /// A stretch of mining. The default is the reference case of rules.md R9 at the point where its
