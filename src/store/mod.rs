@@ -153,4 +153,6 @@ fn restrict(dir: &Path) -> Result<(), StoreError> {
 }
 
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
 mod tests;

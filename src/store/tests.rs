@@ -11,7 +11,7 @@ use crate::splat::{Gaussian, ShDegree, Splat, Spz, SpzEncoder};
 
 const NOW: UnixTime = UnixTime::from_secs(1_763_600_000);
 
-fn lane(number: u8) -> LaneKey {
+pub(super) fn lane(number: u8) -> LaneKey {
     LaneKey {
         source: SourceId::Validator(Hotkey::from_bytes([number; 32])),
         hotkey: Hotkey::from_bytes([99; 32]),
@@ -33,7 +33,7 @@ fn spz(number: u32) -> Arc<Spz> {
     Arc::new(SpzEncoder::default().encode(&splat).unwrap())
 }
 
-fn new_task(lane: LaneKey, task_id: &str, number: u128) -> NewTask {
+pub(super) fn new_task(lane: LaneKey, task_id: &str, number: u128) -> NewTask {
     NewTask {
         id: LocalId::new(NOW, number),
         lane,
@@ -59,18 +59,18 @@ fn settled(task: LocalId, outcome: Outcome) -> Settled {
     Settled { task, outcome, reason: None, at: NOW, feedback: None }
 }
 
-fn score(value: f64) -> Score {
+pub(super) fn score(value: f64) -> Score {
     Score::new(value).unwrap()
 }
 
-async fn accept(store: &Store, new: NewTask) -> TaskRecord {
+pub(super) async fn accept(store: &Store, new: NewTask) -> TaskRecord {
     match store.accept(new).await.unwrap() {
         Accepted::New(task) => task,
         Accepted::Known(open) => panic!("known: {open:?}"),
     }
 }
 
-async fn kept(store: &Store, task: LocalId) -> KeptResult {
+pub(super) async fn kept(store: &Store, task: LocalId) -> KeptResult {
     let attempt = store.begin_attempt(task).await.unwrap();
     store.keep(task, making(attempt), spz(attempt)).await.unwrap()
 }
