@@ -149,7 +149,7 @@ impl Miner {
 
     async fn open_lane(&mut self, source: TaskSource) -> Result<(), MinerError> {
         let key = LaneKey { source: source.id(), hotkey: self.hotkey };
-        let cooldowns = Cooldowns::new(self.store.lane(key).await?, self.settings.margin);
+        let cooldowns = Cooldowns::new(self.store.lane(key).await?, self.settings.margin, self.clock);
         // What has no result and no answer is pulled again: the source may have forgotten it, and
         // if not, gives the same task.
         let stored = self.store.open_task(key).await?.filter(|open| open.stage.is_past_making());
@@ -350,17 +350,17 @@ impl Miner {
             PullMeaning::Cooling { until, reply } => {
                 lane.cooldowns.observe(&reply);
                 // A cooldown that is over and no task: as good as no answer, and no reason to ask at once.
-                let wait = if lane.cooldowns.cool_until(until, now) {
+                let wait = if lane.cooldowns.cool_until(until) {
                     lane.cooldowns.due().saturating_since(now)
                 } else {
-                    lane.cooldowns.fail(now, NOTHING)
+                    lane.cooldowns.fail(NOTHING)
                 };
                 // About an hour is what an unregistered hotkey is told (rules.md R4).
                 if wait > self.settings.cooldown + Duration::from_secs(2_400) {
                     let known = self.subnet.as_ref().map(Subnet::standing);
                     if matches!(known, Some(Standing::Registered { .. })) {
                         // Its copy of the chain is older than ours; it looks again within ten minutes.
-                        lane.cooldowns.look_again(now, UNREGISTERED_THERE);
+                        lane.cooldowns.look_again(UNREGISTERED_THERE);
                         if let Some(subnet) = &self.subnet {
                             subnet.doubt();
                         }
@@ -373,11 +373,11 @@ impl Miner {
                 self.store.set_lane(lane.key, lane.cooldowns.record()).await?;
             }
             PullMeaning::Nothing => {
-                let wait = lane.cooldowns.fail(now, NOTHING);
+                let wait = lane.cooldowns.fail(NOTHING);
                 tracing::debug!(%validator, wait_s = wait.as_secs(), "No task and no time given");
             }
             PullMeaning::MaybeAssigned(error) => {
-                let wait = lane.cooldowns.fail(now, LOST_REPLY);
+                let wait = lane.cooldowns.fail(LOST_REPLY);
                 tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The reply to a pull was lost, asking again");
             }
             PullMeaning::Failed(error) => {
@@ -387,7 +387,7 @@ impl Miner {
                 {
                     subnet.doubt();
                 }
-                let wait = lane.cooldowns.fail(now, NOTHING);
+                let wait = lane.cooldowns.fail(NOTHING);
                 tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The validator could not be asked");
             }
         }

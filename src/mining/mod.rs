@@ -9,6 +9,7 @@
 mod cooldowns;
 mod decide;
 mod lane;
+mod lead;
 mod make;
 mod meaning;
 mod miner;
@@ -22,7 +23,7 @@ mod work;
 
 use std::time::Duration;
 
-pub use cooldowns::Cooldowns;
+pub use cooldowns::{Cooldowns, cooldown_from_reply};
 pub use decide::{Decision, ScorerDown, decide};
 pub use make::{Bench, Candidate, MakeError, SeedSource, judge, make};
 pub use meaning::{PullMeaning, ReplyMeaning};

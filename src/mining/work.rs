@@ -155,11 +155,11 @@ impl Miner {
         match cooldown {
             Some(until) => {
                 lane.cooldowns.answered();
-                lane.cooldowns.cool_until(until, at);
+                lane.cooldowns.cool_until(until);
             }
             // "No task assigned": the lane waits C from our last send (rules.md R8). C is a length of
             // time, so it is taken by our own clock.
-            None => lane.cooldowns.rest(at, self.settings.cooldown),
+            None => lane.cooldowns.rest(self.settings.cooldown),
         }
         let local_score = match answer {
             Answer::Result(result) => match result.verdict {

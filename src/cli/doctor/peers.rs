@@ -438,6 +438,7 @@ mod tests {
     fn worker(routes: &[(&str, &str)]) -> Worker {
         let timing = Timing {
             sent: UnixTime::EPOCH,
+            begun: tokio::time::Instant::now(),
             answered: UnixTime::EPOCH,
             first_byte: Duration::from_millis(3),
             total: Duration::from_millis(3),
