@@ -282,7 +282,7 @@ impl Status {
                     validator: source.name(),
                     uid: neuron(source).map(|neuron| neuron.uid).or_else(|| named(source)?.uid),
                     address: address.or_else(|| Some(named(source)?.address)).map(|at| at.to_string()),
-                    due: Cooldowns::new(lane.record, settings.mining.margin).due(),
+                    due: Cooldowns::new(lane.record, settings.mining.margin, Clock::starting_at(now)).due(),
                     window_count: lane.record.window_count,
                     clock_ahead_ms: lane.record.clock_offset.map(|nanos| nanos / 1_000_000),
                     task: lane.task.as_ref().map(|task| TaskStatus {

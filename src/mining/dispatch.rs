@@ -23,12 +23,16 @@ use crate::store::TaskRecord;
 /// Between two looks at a generator that is gone.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// How long prices stand.
+const REPRICE_EVERY: Duration = Duration::from_secs(5);
+
 /// A generator that is gone this long will not be back soon (rules.md R9, "Empty at once").
 const PATIENCE: Duration = Duration::from_secs(100);
 
 impl Miner {
     /// Gives out everything that can be given out now.
     pub(super) fn dispatch(&mut self, budget: Budget) {
+        self.reprice();
         self.send_answers();
         if self.stopping.is_some() {
             if self.makes_in_time() {
@@ -45,7 +49,7 @@ impl Miner {
     }
 
     fn send_answers(&mut self) {
-        let now = self.tools.clock.now();
+        let now = self.tools.clock.instant();
         while self.answering < self.tools.settings.max_submissions
             && let Some((at, no)) = self.answers.first().copied()
             && at <= now
@@ -183,8 +187,7 @@ impl Miner {
             Candidates::Fixed(wanted) => wanted as usize,
             Candidates::Auto if !terms.is_known() || terms.prices.card > 0.0 => 1,
             Candidates::Auto => {
-                let now = self.tools.clock.now();
-                let soon = now + self.measures.candidate();
+                let soon = self.tools.clock.instant() + self.measures.candidate();
                 let coming = self.resting.range(..=(soon, LaneNo(u32::MAX))).count() + self.waiting.len() - 1;
                 let spare = idle.len().saturating_sub(coming + self.pulling as usize).max(1);
                 let worth = |made: usize| {
@@ -249,8 +252,8 @@ impl Miner {
     }
 
     fn pull_tasks(&mut self, budget: Budget) {
-        let now = self.tools.clock.now();
-        if self.resting.first().is_none_or(|(due, _)| *due > now) {
+        let now = self.tools.clock.moment();
+        if self.resting.first().is_none_or(|(due, _)| *due > now.instant) {
             return;
         }
         let turn = self.turn();
@@ -260,7 +263,7 @@ impl Miner {
             }
             let due: Vec<LaneNo> = self
                 .resting
-                .range(..=(now, LaneNo(u32::MAX)))
+                .range(..=(now.instant, LaneNo(u32::MAX)))
                 .map(|(_, no)| *no)
                 .filter(|no| self.lanes.get(no).is_some_and(|lane| self.may_ask(lane, now)))
                 .collect();
@@ -271,7 +274,7 @@ impl Miner {
                 Some((*no, lane.prospect(now, turn, stake, owner)))
             });
             let Some(no) = Roster::next(prospects) else { return };
-            self.pull(no, slot, look_at, now);
+            self.pull(no, slot, look_at, now.instant);
         }
     }
 
@@ -332,12 +335,11 @@ impl Miner {
         gain > loss
     }
 
-    fn pull(&mut self, no: LaneNo, slot: Instant, look_at: Option<CardNo>, now: UnixTime) {
-        let instant = self.tools.clock.instant();
+    fn pull(&mut self, no: LaneNo, slot: Instant, look_at: Option<CardNo>, now: Instant) {
         let registered = |standing| matches!(standing, Standing::Registered { .. });
         let Some(lane) = self.lanes.get_mut(&no) else { return };
-        let waited = now.saturating_since(lane.due());
-        let late = waited.min(instant.saturating_duration_since(slot));
+        let waited = now.saturating_duration_since(lane.due());
+        let late = waited.min(now.saturating_duration_since(slot));
         let order = PullOrder {
             key: lane.key,
             source: lane.source.clone(),
@@ -379,8 +381,20 @@ impl Miner {
         self.tools.settings.owner_hotkey.or_else(|| subnet?.owner())
     }
 
-    /// The worth of time as things are.
+    /// The worth of time, a few seconds old at most.
     pub(super) fn prices(&self) -> Prices {
+        self.prices.map_or_else(|| self.worth_of_time(), |(_, prices)| prices)
+    }
+
+    /// Takes the worth of time anew now and then: it changes slowly, and is asked for often.
+    fn reprice(&mut self) {
+        let now = self.tools.clock.instant();
+        if self.prices.is_none_or(|(at, _)| now >= at + REPRICE_EVERY) {
+            self.prices = Some((now, self.worth_of_time()));
+        }
+    }
+
+    fn worth_of_time(&self) -> Prices {
         let now = self.tools.clock.now();
         let lanes = self.lanes.values().filter(|lane| self.may_ask_at_all(lane, now)).count();
         let cards = self.cards.iter().filter(|card| !card.is_gone()).count();
@@ -398,8 +412,9 @@ impl Miner {
         let now = self.tools.clock.now();
         let elapsed = now.saturating_since(task.pulled_at) + self.measures.answering();
         let candidate = self.measures.candidate();
-        let due = self.resting.range(..=(now, LaneNo(u32::MAX))).count();
-        let soon = self.resting.range(..=(now + candidate, LaneNo(u32::MAX))).count();
+        let instant = self.tools.clock.instant();
+        let due = self.resting.range(..=(instant, LaneNo(u32::MAX))).count();
+        let soon = self.resting.range(..=(instant + candidate, LaneNo(u32::MAX))).count();
         let idle = self.cards.iter().filter(|card| card.is_idle()).count();
         let coming = soon + self.waiting.len() + self.pulling as usize;
         let prices = self.prices();

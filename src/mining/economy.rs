@@ -85,7 +85,7 @@ pub(super) struct Measures {
     /// How each validator answered results that were good here, newest first.
     acceptance: HashMap<SourceId, VecDeque<Pair>>,
     /// C and T as replies showed them.
-    pub(super) cooldown: Option<Duration>,
+    pub(super) cooldown: Mean,
     pub(super) throttle: Option<Duration>,
 }
 
@@ -102,7 +102,7 @@ impl Measures {
             calibration: Calibration::new([], gate_margin),
             gate_margin,
             acceptance: HashMap::new(),
-            cooldown: None,
+            cooldown: Mean::default(),
             throttle: None,
         }
     }
@@ -182,7 +182,7 @@ impl Measures {
 
     /// C.
     pub(super) fn cooldown(&self, settings: &Settings) -> Duration {
-        self.cooldown.unwrap_or(settings.cooldown)
+        self.cooldown.get().unwrap_or(settings.cooldown)
     }
 
     /// T.

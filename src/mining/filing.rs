@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError};
 
 use super::cards::CardNo;
+use super::cooldowns::cooldown_from_reply;
 use super::decide::skips_scoring;
 use super::economy::Pair;
 use super::guard::{Consequence, Sign};
@@ -289,7 +290,7 @@ impl Miner {
                 None => {}
             }
         }
-        self.learn_rules(&task, outcome, cooldown_until, at);
+        self.learn_rules(no, &task, outcome, cooldown_until, at);
         if matches!(meaning, ReplyMeaning::NoTask) && outcome == Some(Outcome::Lost) {
             self.notice(member, Sign::AnsweredByOthers, source, at);
         }
@@ -299,11 +300,21 @@ impl Miner {
     /// C, as the reply to an answer without penalty shows it.
     fn learn_rules(
         &mut self,
-        _task: &TaskRecord,
-        _outcome: Option<Outcome>,
-        _cooldown_until: Option<UnixTime>,
-        _at: UnixTime,
+        no: LaneNo,
+        task: &TaskRecord,
+        outcome: Option<Outcome>,
+        until: Option<UnixTime>,
+        at: UnixTime,
     ) {
+        let (Some(Outcome::Accepted | Outcome::Empty), Some(until)) = (outcome, until) else { return };
+        let Some(lane) = self.lanes.get(&no) else { return };
+        let (assigned, booked) = (lane.cooldowns.theirs_at(task.pulled_at), lane.cooldowns.theirs_at(at));
+        let throttle = Duration::from_secs(task.throttle_s);
+        let cooldown = cooldown_from_reply(until, assigned, booked, throttle);
+        // What lies far off is a validator of other rules, or a broken one.
+        if (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&cooldown) {
+            self.measures.cooldown.observe(cooldown);
+        }
     }
 
     fn notice(&mut self, member: usize, sign: Sign, source: crate::primitives::SourceId, now: UnixTime) {

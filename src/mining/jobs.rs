@@ -156,6 +156,7 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Pulled, 
         let found = Found::NoGenerator(card);
         return Ok(Pulled { cooldowns, took: Duration::ZERO, found, doubt });
     }
+    let told = cooldowns.told();
     let asked = tools.clock.instant();
     let result = source.pull().await;
     let took = asked.elapsed();
@@ -193,20 +194,19 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Pulled, 
             Found::Task { work, throttle }
         }
         PullMeaning::Cooling { until, reply } => {
-            let told = cooldowns.told();
             cooldowns.observe(&reply);
             // A cooldown that is over and no task: as good as no answer, and no reason to ask at once.
-            let wait = if cooldowns.cool_until(until, now) {
+            let wait = if cooldowns.cool_until(until) {
                 cooldowns.due().saturating_since(now)
             } else {
-                cooldowns.fail(now, NOTHING)
+                cooldowns.fail(NOTHING)
             };
             let mut found = Found::Nothing;
             // About an hour is what an unregistered hotkey is told (rules.md R4).
             if wait > tools.settings.cooldown + Duration::from_secs(2_400) {
                 if registered {
                     // Its copy of the chain is older than ours; it looks again within ten minutes.
-                    cooldowns.look_again(now, UNREGISTERED_THERE);
+                    cooldowns.look_again(UNREGISTERED_THERE);
                     doubt = true;
                 }
                 let wait = cooldowns.due().saturating_since(now);
@@ -221,12 +221,12 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Pulled, 
             found
         }
         PullMeaning::Nothing => {
-            let wait = cooldowns.fail(now, NOTHING);
+            let wait = cooldowns.fail(NOTHING);
             tracing::debug!(%validator, wait_s = wait.as_secs(), "No task and no time given");
             Found::Nothing
         }
         PullMeaning::MaybeAssigned(error) => {
-            let wait = cooldowns.fail(now, LOST_REPLY);
+            let wait = cooldowns.fail(LOST_REPLY);
             tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The reply to a pull was lost, asking again");
             Found::Nothing
         }
@@ -234,7 +234,7 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Pulled, 
             // As its blacklist answers a hotkey it does not know.
             doubt =
                 matches!(&error, CallError::Refused { status, .. } if *status == http::StatusCode::FORBIDDEN);
-            let wait = cooldowns.fail(now, NOTHING);
+            let wait = cooldowns.fail(NOTHING);
             tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The validator could not be asked");
             Found::Nothing
         }
@@ -354,14 +354,14 @@ pub(super) async fn answer(tools: Arc<Tools>, order: AnswerOrder) -> Result<Box<
     match cooldown_until {
         Some(until) => {
             cooldowns.answered();
-            cooldowns.cool_until(until, at);
+            cooldowns.cool_until(until);
         }
         // "No task assigned": the lane waits C from our last send (rules.md R8), and the penalty too
         // if what was booked may have been bad. C is a length of time, taken by our own clock.
         None => {
             let doubtful = matches!(&answer, Answer::Result(result) if !passed_here(result, task.threshold));
             let penalty = if doubtful { tools.settings.penalty } else { Duration::ZERO };
-            cooldowns.rest(at, cooldown + penalty);
+            cooldowns.rest(cooldown + penalty);
         }
     }
     file(&tools, &source, key, &task, &answer, &meaning, outcome, at, cooldown_until, &mut cooldowns).await?;
@@ -423,7 +423,7 @@ pub(super) async fn open(
     key: LaneKey,
     source: TaskSource,
 ) -> Result<Box<Lane>, StoreError> {
-    let cooldowns = Cooldowns::new(tools.store.lane(key).await?, tools.settings.margin);
+    let cooldowns = Cooldowns::new(tools.store.lane(key).await?, tools.settings.margin, tools.clock);
     // What has no result and no answer is pulled again: the source may have forgotten it, and if not,
     // gives the same task.
     let stored = tools.store.open_task(key).await?.filter(|open| open.stage.is_past_making());
@@ -438,7 +438,8 @@ pub(super) async fn open(
     let now = tools.clock.now();
     let accepted =
         tools.store.accepted_since(Some(key), now - WINDOW).await?.remove(&key).unwrap_or_default();
-    Ok(Box::new(Lane::new(key, member, source, cooldowns, now, accepted.into(), work)))
+    let opened = tools.clock.instant();
+    Ok(Box::new(Lane::new(key, member, source, cooldowns, opened, accepted.into(), work)))
 }
 
 /// Looks at a generator that is gone until it is back.

@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::cooldowns::Cooldowns;
 use super::economy::Mean;
 use super::roster::Prospect;
 use super::snapshot::{LaneSnapshot, TaskSnapshot};
 use super::source::TaskSource;
 use super::state::{Event, TaskState};
+use crate::clock::Moment;
 use crate::primitives::UnixTime;
 use crate::store::{DecisionRecord, LaneKey, TaskRecord};
 
@@ -28,8 +31,8 @@ pub(super) struct Lane {
     pub(super) source: TaskSource,
     pub(super) cooldowns: Cooldowns,
     /// When this process began to follow it: nothing before counts as waiting.
-    pub(super) opened: UnixTime,
-    pub(super) last_asked: Option<UnixTime>,
+    pub(super) opened: Instant,
+    pub(super) last_asked: Option<Instant>,
     pub(super) last_task: Option<UnixTime>,
     /// Results accepted within the window, oldest first.
     pub(super) accepted: VecDeque<UnixTime>,
@@ -102,7 +105,7 @@ impl Lane {
         member: usize,
         source: TaskSource,
         cooldowns: Cooldowns,
-        opened: UnixTime,
+        opened: Instant,
         accepted: VecDeque<UnixTime>,
         work: Option<OpenWork>,
     ) -> Self {
@@ -133,15 +136,16 @@ impl Lane {
     }
 
     /// Since when it might be asked.
-    pub(super) fn due(&self) -> UnixTime {
-        self.cooldowns.due().max(self.opened)
+    pub(super) fn due(&self) -> Instant {
+        self.cooldowns.due_at().max(self.opened)
     }
 
     /// What speaks for asking it now; its next turn after this one is `turn` away.
-    pub(super) fn prospect(&self, now: UnixTime, turn: Duration, stake: f64, owner: bool) -> Prospect {
+    pub(super) fn prospect(&self, moment: Moment, turn: Duration, stake: f64, owner: bool) -> Prospect {
+        let now = moment.wall;
         let kept = |at: &&UnixTime| **at + WINDOW > now + turn;
         Prospect {
-            overdue: now.saturating_since(self.due()),
+            overdue: moment.instant.saturating_duration_since(self.due()),
             unserved: self.last_task.map(|at| now.saturating_since(at)),
             covered: self.accepted.iter().rev().find(kept).is_some(),
             stake,

@@ -19,13 +19,14 @@ use super::guard::Guard;
 use super::jobs::{self, Done, Tools};
 use super::lane::{Errand, Lane, LaneNo};
 use super::make::{Bench, SeedSource};
+use super::prices::Prices;
 use super::snapshot::Snapshot;
 use super::source::TaskSource;
 use super::state::Step;
 use super::subnet::{Standing, Subnet};
 use super::tally::Tally;
 use super::{Settings, demotion::Acceptance};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::primitives::{Hotkey, UnixTime};
 use crate::store::{LaneKey, Store, StoreError};
 
@@ -127,8 +128,8 @@ pub(super) enum Job {
 /// Where a lane is listed while no job works for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listed {
-    Resting(UnixTime),
-    Answer(UnixTime),
+    Resting(Instant),
+    Answer(Instant),
     Card(UnixTime),
 }
 
@@ -141,9 +142,9 @@ pub struct Miner {
     next_lane: u32,
     pub(super) listed: HashMap<LaneNo, Listed>,
     /// Lanes that rest, by when they may be asked.
-    pub(super) resting: BTreeSet<(UnixTime, LaneNo)>,
+    pub(super) resting: BTreeSet<(Instant, LaneNo)>,
     /// Lanes with an answer to send, by when it may go.
-    pub(super) answers: BTreeSet<(UnixTime, LaneNo)>,
+    pub(super) answers: BTreeSet<(Instant, LaneNo)>,
     /// Lanes whose task wants a card, the oldest task first.
     pub(super) waiting: BTreeSet<(UnixTime, LaneNo)>,
     pub(super) cards: Vec<Card>,
@@ -154,6 +155,8 @@ pub struct Miner {
     /// Lanes being read from the store.
     pub(super) opening: usize,
     pub(super) measures: Measures,
+    /// The worth of time, and when it was reckoned.
+    pub(super) prices: Option<(Instant, Prices)>,
     pub(super) ended: u64,
     pub(super) stopping: Option<Instant>,
     pub(super) last_prune: UnixTime,
@@ -167,8 +170,11 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 /// Between two copies of the state for whoever looks.
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 
-/// No wait is longer: a wall clock that is set while the loop waits is noticed.
+/// No wait is longer, so that nothing is overlooked for long.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// An answer is held back for a lock or a backoff, never as long as a clock that was set back says.
+const LONGEST_LOCK: Duration = Duration::from_secs(3_600);
 
 impl Miner {
     /// Takes up what the store remembers of each source: cooldowns and open tasks. With a `subnet`
@@ -205,6 +211,7 @@ impl Miner {
             answering: 0,
             opening: 0,
             measures,
+            prices: None,
             ended: 0,
             stopping: None,
             last_prune: UnixTime::EPOCH,
@@ -290,7 +297,7 @@ impl Miner {
         }
         if let Some(left) = self.grace_left() {
             let at_work = self.running.values().any(|running| running.job != Job::Chore);
-            let in_time = self.tools.clock.now() + left;
+            let in_time = self.tools.clock.instant() + left;
             let sending = self.answers.first().is_some_and(|(at, _)| *at <= in_time);
             let making = !self.waiting.is_empty() && self.makes_in_time();
             return (!at_work && !sending && !making).then_some(Finish::Stopped);
@@ -353,33 +360,17 @@ impl Miner {
 
     /// How long nothing will happen by itself.
     fn until_next(&self) -> Duration {
-        let now = self.tools.clock.now();
-        let instant = self.tools.clock.instant();
-        let mut wait = LONGEST_WAIT;
-        let mut wall = |at: UnixTime| {
-            if at > now {
-                wait = wait.min(at.saturating_since(now));
-            }
+        let now = self.tools.clock.instant();
+        // Those that are due wait for a card or a permit, not for a time.
+        let after = |listed: &BTreeSet<(Instant, LaneNo)>| {
+            listed.range((now, LaneNo(u32::MAX))..).next().map(|(at, _)| *at)
         };
-        if self.stopping.is_none() {
-            // Those that are due wait for a card, not for a time.
-            if let Some((at, _)) = self.resting.range((now + Duration::from_nanos(1), LaneNo(0))..).next() {
-                wall(*at);
-            }
-        }
-        if let Some((at, _)) = self.answers.range((now + Duration::from_nanos(1), LaneNo(0))..).next() {
-            wall(*at);
-        }
-        let timers = self.cards.iter().filter_map(|card| self.card_timer(card, instant));
-        let next = timers.min().map_or(wait, |at| at - instant);
-        let show = match self.last_shown {
-            Some(at) if self.shown.receiver_count() > 0 => {
-                (at + SHOW_EVERY).saturating_duration_since(instant)
-            }
-            _ => wait,
-        };
-        let show = if show.is_zero() { wait } else { show };
-        wait.min(next).min(show)
+        let lane = if self.stopping.is_none() { after(&self.resting) } else { None };
+        let card = self.cards.iter().filter_map(|card| self.card_timer(card, now)).min();
+        let show = self.last_shown.filter(|_| self.shown.receiver_count() > 0).map(|at| at + SHOW_EVERY);
+        let timers = [lane, after(&self.answers), card, show.filter(|at| *at > now)];
+        let next = timers.into_iter().flatten().min();
+        next.map_or(LONGEST_WAIT, |at| (at - now).min(LONGEST_WAIT))
     }
 
     /// Publishes what the loop is doing: at its end, and now and then if somebody looks.
@@ -467,7 +458,10 @@ impl Miner {
         let listed = match &lane.errand {
             Errand::Resting => Listed::Resting(lane.due()),
             Errand::Open(work) => match work.state.step() {
-                Step::Answer { not_before } => Listed::Answer(not_before),
+                Step::Answer { not_before } => {
+                    let Moment { wall, instant } = self.tools.clock.moment();
+                    Listed::Answer(instant + not_before.saturating_since(wall).min(LONGEST_LOCK))
+                }
                 Step::Make | Step::Judge => Listed::Card(work.task.pulled_at),
                 Step::Nothing => return,
             },
@@ -495,12 +489,12 @@ impl Miner {
     }
 
     /// Whether a lane may be asked for a task, its cooldown aside.
-    pub(super) fn may_ask(&self, lane: &Lane, now: UnixTime) -> bool {
-        if lane.leaving || !self.ours[lane.member].may_pull(now) {
+    pub(super) fn may_ask(&self, lane: &Lane, now: Moment) -> bool {
+        if lane.leaving || !self.ours[lane.member].may_pull(now.wall) {
             return false;
         }
         // One probe per window for the floor (rules.md R9, "Which validator").
         !self.measures.is_demoted(&lane.key.source)
-            || lane.last_asked.is_none_or(|at| now.saturating_since(at) >= Acceptance::PROBE_EVERY)
+            || lane.last_asked.is_none_or(|at| now.instant - at >= Acceptance::PROBE_EVERY)
     }
 }

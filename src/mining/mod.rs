@@ -21,6 +21,7 @@ mod filing;
 mod guard;
 mod jobs;
 mod lane;
+mod lead;
 mod make;
 mod meaning;
 mod miner;
@@ -39,7 +40,7 @@ use std::time::Duration;
 
 pub use best_of::BestOf;
 pub use calibration::{Calibration, Finding, ScorePair};
-pub use cooldowns::Cooldowns;
+pub use cooldowns::{Cooldowns, cooldown_from_reply};
 pub use decide::{Candidates, Decision, ScorerDown, UnscoredPolicy, decide};
 pub use demotion::Acceptance;
 pub use make::{Bench, Candidate, MakeError, SeedSource, judge, make};

@@ -438,6 +438,7 @@ mod tests {
     fn worker(routes: &[(&str, &str)]) -> Worker {
         let timing = Timing {
             sent: UnixTime::EPOCH,
+            begun: tokio::time::Instant::now(),
             answered: UnixTime::EPOCH,
             sent_bytes: 0,
             uploaded: None,
