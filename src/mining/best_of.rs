@@ -37,17 +37,19 @@ impl BestOf {
     pub fn candidates(&self) -> u32 {
         let cards = self.cards.max(1);
         let (mut made, mut elapsed) = (1, self.first);
-        while !self.is_wanted {
+        if self.is_wanted {
+            return made;
+        }
+        loop {
             // A round is full when every card has made one.
             let added = if made % cards == 0 { self.each } else { Duration::ZERO };
             let period = self.cooldown.saturating_add(elapsed.saturating_sub(self.throttle));
             if !Self::is_worth_another(made, elapsed, added, self.throttle, period) {
-                break;
+                return made;
             }
             elapsed = elapsed.saturating_add(added);
             made += 1;
         }
-        made
     }
 
     /// Whether one more candidate is worth its time, `made` being there already.
@@ -100,6 +102,16 @@ mod tests {
     fn the_table_of_the_rules() {
         for (name, first, each, best) in TABLE {
             assert_eq!(room(first, each).candidates(), best, "{name}");
+        }
+    }
+
+    /// Rules.md R9: reward against N=1 with the weak picker.
+    #[test]
+    fn a_better_pick_gains_what_the_table_says() {
+        // g10 v1 h0: observations per hour 3600 / period.
+        for (made, period, reward) in [(2, 300.0, 1.058), (3, 307.5, 1.062), (4, 318.5, 1.044)] {
+            let found: f64 = RATINGS[made - 1] / RATINGS[0] * 300.0 / period;
+            assert!((found - reward).abs() < 0.001, "{found} with {made}");
         }
     }
 

@@ -235,6 +235,10 @@ mod tests {
         assert_eq!(refused.gate(0.6, 0.66), 0.6 + MARGIN);
         assert!(refused.probability(0.72, 0.6) >= 0.98);
         assert_eq!(refused.finding(), Some(Finding::GoodHereRejectedThere { good: 5, rejected: 5 }));
+        // Unless a wider margin was asked for.
+        let refused = ScorePair { local: 0.65, threshold: 0.6, accepted: false };
+        let gate = Calibration::new([refused; 50], 0.2).gate(0.6, 0.66);
+        assert!((0.72..0.8).contains(&gate), "{gate}");
         // Refusals everywhere raise the gate, but not beyond what is clearly good.
         let everywhere = calibration(spread(400, 0.6, 0.95, |_| false));
         assert!((everywhere.gate(0.6, 0.66) - 0.7).abs() < 1e-6, "{}", everywhere.gate(0.6, 0.66));
@@ -257,14 +261,26 @@ mod tests {
     }
 
     #[test]
+    fn old_pairs_are_left_out() {
+        let newest = spread(MOST_PAIRS as u32, 0.6, 0.8, |_| true);
+        let older = spread(300, 0.6, 0.7, |_| false);
+        let all = calibration(newest.iter().chain(&older).copied());
+        assert_eq!(all.probability(0.62, 0.6), calibration(newest).probability(0.62, 0.6));
+    }
+
+    #[test]
     fn nonsense_is_left_out() {
-        let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY].map(|score| (score, false));
-        let calibrated = calibration(odd.into_iter().cycle().take(90));
+        let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+        let odd = odd.iter().flat_map(|&score| [(score, false), (score, true)]);
+        let calibrated = calibration(odd.cycle().take(90));
         assert!(!calibrated.is_calibrated());
+        assert_eq!(calibrated.probability(0.6, 0.6), calibration([]).probability(0.6, 0.6));
         assert_eq!(calibrated.gate(0.6, 0.66), 0.61);
         assert_eq!(calibrated.probability(f64::NAN, 0.6), 0.0);
         assert_eq!(calibrated.probability(0.7, f64::NAN), 0.0);
-        assert_eq!(Calibration::new([], f64::NAN).gate(0.6, 0.66), 0.6);
+        for margin in [f64::NAN, -0.05, f64::INFINITY] {
+            assert_eq!(Calibration::new([], margin).gate(0.6, 0.66), 0.6);
+        }
         assert_eq!(Calibration::new([], 0.0).probability(0.6, 0.6), 0.98);
     }
 

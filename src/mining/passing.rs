@@ -143,6 +143,7 @@ mod tests {
     fn any_number_of_failures_has_a_rate() {
         let passing = observed([(u32::MAX, false), (7, false)]);
         assert_eq!(passing.after(u32::MAX), passing.after(7));
+        assert!(passing.after(7) < passing.after(6), "only the last stands for all further ones");
         assert_eq!(passing.vector(u32::MAX).len(), LEVELS);
         assert_eq!(passing.vector(0).len(), 1);
     }

@@ -54,7 +54,7 @@ pub struct Economy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unscored {
     Never,
-    /// While at least so many lanes per card wait for it.
+    /// While at least so many tasks and due lanes wait for a card.
     Crowded {
         waiting: u32,
     },
@@ -148,7 +148,8 @@ impl Economy {
 
 impl Prices {
     /// Without `may_skip_scoring` every result is scored; [`unscored`](Self::unscored) still says what
-    /// would be best.
+    /// would be best. Takes under a millisecond, so not for every decision but when the rates or the
+    /// number of lanes have changed.
     pub fn of(economy: &Economy, may_skip_scoring: bool) -> Self {
         let (lanes, cards) = (economy.lanes(), economy.cards());
         let gated = economy.gated();
@@ -201,9 +202,7 @@ impl Prices {
     pub fn skips_scoring(&self, waiting: u32) -> bool {
         match self.unscored {
             Unscored::Never => false,
-            Unscored::Crowded { waiting: least } => {
-                f64::from(waiting) >= f64::from(least) * self.cards.max(1.0)
-            }
+            Unscored::Crowded { waiting: least } => waiting >= least,
             Unscored::Always => true,
         }
     }
