@@ -65,6 +65,18 @@ pub struct Peers {
     pub cards: Vec<CardPeers>,
 }
 
+impl Peers {
+    /// One card that holds a generator and perhaps a scorer together.
+    pub fn on_one_card(
+        validators: Vec<(AxonAddress, Option<Uid>)>,
+        card: CardId,
+        generator: Endpoint,
+        scorer: Option<Endpoint>,
+    ) -> Self {
+        Self { validators, cards: vec![CardPeers { card, generator, scorer, effects: None }] }
+    }
+}
+
 /// A card and the workers on it.
 #[derive(Debug, Clone)]
 pub struct CardPeers {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sn17_miner::app::{App, CardPeers, Locks, Peers, Transports, World};
+use sn17_miner::app::{App, Locks, Peers, Transports, World};
 use sn17_miner::clock::Clock;
 use sn17_miner::config::{Inputs, Settings, load};
 use sn17_miner::dendrite::AxonAddress;
@@ -102,15 +102,12 @@ impl Network {
             clock: self.clock,
             seeds: SeedSource::fixed(42),
             hotkeys: vec![Arc::new(HotkeyPair::dev("miner"))],
-            peers: Peers {
+            peers: Peers::on_one_card(
                 validators,
-                cards: vec![CardPeers {
-                    card: CardId { host: "here".into(), uuid: "0".into() },
-                    generator: Endpoint::of(generator),
-                    scorer: self.settings.scorer.as_ref().map(|_| Endpoint::of(scorer)),
-                    effects: None,
-                }],
-            },
+                CardId { host: "here".into(), uuid: "0".into() },
+                Endpoint::of(generator),
+                self.settings.scorer.as_ref().map(|_| Endpoint::of(scorer)),
+            ),
             transports: Transports {
                 pulls: transport.clone(),
                 submissions: transport.clone(),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::ExitStatus;
 use super::layers::LayerArgs;
 use super::stop::StopSignals;
-use crate::app::{App, CardPeers, ChainWorld, Locks, Peers, Transports, World, card};
+use crate::app::{App, ChainWorld, Locks, Peers, Transports, World, card};
 use crate::chain::{self, ChainClient};
 use crate::clock::Clock;
 use crate::config::{ConfigError, ConfigErrors, LogFormat, Origin, Settings, WorkerSettings, WorkerUrl};
@@ -235,13 +235,9 @@ pub fn peers(settings: &Settings, devnet: Option<&Served>) -> anyhow::Result<Pee
     };
     let named = settings.validators.iter();
     let validators = named.map(|v| (AxonAddress { hotkey: v.hotkey, address: v.address }, v.uid)).collect();
-    let card = CardPeers {
-        card: card(settings),
-        generator: place(&settings.generator, |served| served.generator)?,
-        scorer: settings.scorer.as_ref().map(|scorer| place(scorer, |served| served.scorer)).transpose()?,
-        effects: None,
-    };
-    Ok(Peers { validators, cards: vec![card] })
+    let generator = place(&settings.generator, |served| served.generator)?;
+    let scorer = settings.scorer.as_ref().map(|scorer| place(scorer, |served| served.scorer)).transpose()?;
+    Ok(Peers::on_one_card(validators, card(settings), generator, scorer))
 }
 
 fn banner(settings: &Settings) {

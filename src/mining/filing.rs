@@ -41,7 +41,7 @@ impl Miner {
             }
         };
         match done {
-            Done::Pulled(no, pulled) => self.take_pulled(no, pulled?),
+            Done::Pulled(no, pulled) => self.take_pulled(no, *pulled?),
             Done::Made(no, card, made) => self.take_made(no, card, made?, took),
             Done::Judged(no, card, result) => {
                 self.release(card);

@@ -52,7 +52,7 @@ impl Tools {
 /// A job's report.
 #[derive(Debug)]
 pub(super) enum Done {
-    Pulled(LaneNo, Result<Pulled, StoreError>),
+    Pulled(LaneNo, Result<Box<Pulled>, StoreError>),
     Made(LaneNo, CardNo, Result<Made, StoreError>),
     Judged(LaneNo, CardNo, Result<KeptResult, StoreError>),
     Answered(LaneNo, Result<Box<Replied>, StoreError>),
@@ -147,14 +147,14 @@ pub(super) struct PullOrder {
 }
 
 /// Asks a lane for a task and files what it says.
-pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Pulled, StoreError> {
+pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Box<Pulled>, StoreError> {
     let PullOrder { key, source, mut cooldowns, look_at, registered } = order;
     let mut doubt = false;
     if let Some(card) = look_at
         && !tools.benches[card.0].generator.is_reachable().await
     {
         let found = Found::NoGenerator(card);
-        return Ok(Pulled { cooldowns, took: Duration::ZERO, found, doubt });
+        return Ok(Box::new(Pulled { cooldowns, took: Duration::ZERO, found, doubt }));
     }
     let told = cooldowns.told();
     let asked = tools.clock.instant();
@@ -239,7 +239,7 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Pulled, 
             Found::Nothing
         }
     };
-    Ok(Pulled { cooldowns, took, found, doubt })
+    Ok(Box::new(Pulled { cooldowns, took, found, doubt }))
 }
 
 /// Makes one candidate and keeps it.

@@ -27,7 +27,7 @@ use sn17_miner::devnet::scorer::{DevScorer, DevScorerSettings};
 use sn17_miner::devnet::tasks::TaskMaker;
 use sn17_miner::mining::{Budget, Finish, SeedSource};
 use sn17_miner::net::Endpoint;
-use sn17_miner::primitives::{Uid, UnixTime};
+use sn17_miner::primitives::{CardId, Uid, UnixTime};
 use sn17_miner::wallet::HotkeyPair;
 use tokio_util::sync::CancellationToken;
 
@@ -177,12 +177,13 @@ impl Network {
         let world = World {
             clock: self.clock,
             seeds: SeedSource::fixed(42),
-            hotkey: Arc::new(HotkeyPair::dev("miner")),
-            peers: Peers {
+            hotkeys: vec![Arc::new(HotkeyPair::dev("miner"))],
+            peers: Peers::on_one_card(
                 validators,
-                generator: Endpoint::of(generator),
-                scorer: Some(Endpoint::of(scorer)),
-            },
+                CardId { host: "here".into(), uuid: "0".into() },
+                Endpoint::of(generator),
+                Some(Endpoint::of(scorer)),
+            ),
             transports: Transports {
                 pulls: transport.clone(),
                 submissions: transport.clone(),

@@ -29,7 +29,7 @@ use sn17_miner::devnet::scorer::{DevScorer, DevScorerSettings};
 use sn17_miner::devnet::tasks::TaskMaker;
 use sn17_miner::mining::{Budget, Finish, SeedSource};
 use sn17_miner::net::Endpoint;
-use sn17_miner::primitives::{Prompt, TaskId, Uid, UnixTime};
+use sn17_miner::primitives::{CardId, Prompt, TaskId, Uid, UnixTime};
 use sn17_miner::wallet::HotkeyPair;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -360,7 +360,12 @@ impl Theatre {
             clock: self.clock,
             seeds: SeedSource::fixed(17),
             hotkeys: vec![Arc::new(HotkeyPair::dev("miner"))],
-            peers: Peers { validators, generator, scorer: Some(scorer) },
+            peers: Peers::on_one_card(
+                validators,
+                CardId { host: "here".into(), uuid: "0".into() },
+                generator,
+                Some(scorer),
+            ),
             chain: None,
             transports,
             data: self.data.path().to_owned(),
