@@ -36,6 +36,10 @@ fn making(attempt: u32) -> Making {
         seed: Seed::new(attempt),
         worker: "main".into(),
         generation: Duration::from_secs(1),
+        queue: Duration::ZERO,
+        handoff: Duration::ZERO,
+        first_byte: Duration::ZERO,
+        encoding: Duration::ZERO,
         at: NOW,
     }
 }
