@@ -22,7 +22,7 @@ use sn17_miner::devnet::scorer::{DevScorer, DevScorerSettings};
 use sn17_miner::devnet::tasks::TaskMaker;
 use sn17_miner::mining::{Admission, Budget, Finish, SeedSource};
 use sn17_miner::net::{Endpoint, Transport};
-use sn17_miner::primitives::{Coldkey, Hotkey, Netuid, Rao, Uid, UnixTime};
+use sn17_miner::primitives::{CardId, Coldkey, Hotkey, Netuid, Rao, Uid, UnixTime};
 use sn17_miner::wallet::HotkeyPair;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;

@@ -18,7 +18,7 @@ use sn17_miner::app::{App, Locks, Peers, Transports, World};
 use sn17_miner::clock::{Clock, Hands};
 use sn17_miner::config::{Inputs, Settings, load};
 use sn17_miner::dendrite::AxonAddress;
-use sn17_miner::devnet::axon::{DevAxon, DevAxonSettings};
+use sn17_miner::devnet::axon::{DevAxon, DevAxonSettings, Judge};
 use sn17_miner::devnet::axon_judge::AxonJudge;
 use sn17_miner::devnet::generator::{DevGenerator, DevGeneratorSettings};
 use sn17_miner::devnet::network::in_process;
@@ -60,9 +60,10 @@ impl Validator {
         let seed = 17 + u64::from(number);
         let settings = DevAxonSettings {
             rules: ValidatorRules::default(),
-            judge: AxonJudge { seed, ..AxonJudge::default() },
+            judge: Judge::Looking(AxonJudge { seed, ..AxonJudge::default() }),
             scoring,
             clock_ahead: ahead,
+            ..DevAxonSettings::default()
         };
         let key = HotkeyPair::dev(&format!("validator-{number}"));
         let axon = DevAxon::new(key, clock, settings, TaskMaker::new(seed, 0.0));
