@@ -149,7 +149,14 @@ mod tests {
             reward: 0.0,
         };
         let cooldown_until = cooldown_s.map(|s| NOW.shifted(i128::from(s) * 1_000_000_000));
-        let timing = Timing { sent: NOW, answered: NOW, first_byte: Duration::ZERO, total: Duration::ZERO };
+        let timing = Timing {
+            sent: NOW,
+            answered: NOW,
+            sent_bytes: 0,
+            uploaded: None,
+            first_byte: Duration::ZERO,
+            total: Duration::ZERO,
+        };
         let reply = SubmitReply { feedback: Some(feedback), cooldown_until };
         let answer = if empty { Answer::Empty("x".into()) } else { Answer::Result(kept(None)) };
         ReplyMeaning::read(&Ok(Answered { reply, timing, date: Some(NOW) }), &answer)

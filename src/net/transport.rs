@@ -1,8 +1,11 @@
 //! One HTTP call within limits, over a socket or in process.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -89,6 +92,12 @@ pub struct Timing {
     pub sent: UnixTime,
     /// The head of the reply was in.
     pub answered: UnixTime,
+    /// Bytes of the request's body.
+    pub sent_bytes: u64,
+    /// Until the connection had taken the last byte of the request's body; nothing if the body was
+    /// empty, or if the head of the reply was in before. What lies in the buffers between here and the
+    /// wire counts as sent.
+    pub uploaded: Option<Duration>,
     pub first_byte: Duration,
     pub total: Duration,
 }
@@ -176,10 +185,13 @@ impl Transport {
         let start = clock.instant();
         let deadline = start + limits.total;
         let head_limit = limits.first_byte.min(limits.total);
+        let sent_bytes = call.body.len() as u64;
+        let taken = Taken::default();
 
-        let head = tokio::time::timeout(head_limit, self.send(call));
+        let head = tokio::time::timeout(head_limit, self.send(call, &taken));
         let (parts, mut body) = head.await.map_err(|_| NetError::FirstByteTimeout(head_limit))??;
         let answered = clock.now();
+        let uploaded = taken.get().map(|at| *at - start);
         let first_byte = start.elapsed();
         if parts.status.is_redirection() {
             return Err(NetError::Redirected(parts.status));
@@ -188,14 +200,20 @@ impl Transport {
         let body = tokio::time::timeout_at(deadline, collect(&mut body, limits.body))
             .await
             .map_err(|_| NetError::TotalTimeout(limits.total))??;
-        let timing = Timing { sent, answered, first_byte, total: Instant::now() - start };
+        let timing =
+            Timing { sent, answered, sent_bytes, uploaded, first_byte, total: Instant::now() - start };
         Ok(Reply { status: parts.status, headers: parts.headers, body, timing })
     }
 
-    async fn send(&self, call: Call) -> Result<(http::response::Parts, ReplyBody), NetError> {
+    async fn send(&self, call: Call, taken: &Taken) -> Result<(http::response::Parts, ReplyBody), NetError> {
         match self {
             Self::Http(client) => {
-                let request = client.request(call.method, call.url).headers(call.headers).body(call.body);
+                let request = client.request(call.method, call.url).headers(call.headers);
+                let request = if call.body.is_empty() {
+                    request
+                } else {
+                    request.body(reqwest::Body::wrap(Upload { left: call.body, taken: Arc::clone(taken) }))
+                };
                 let response = request.send().await.map_err(|e| NetError::from_reqwest(&e))?;
                 let (parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
                 Ok((parts, body.map_err(Into::into).boxed_unsync()))
@@ -206,10 +224,55 @@ impl Transport {
                 *request.uri_mut() =
                     call.url.as_str().parse().map_err(|_| NetError::Connect("no such address".into()))?;
                 *request.headers_mut() = call.headers;
+                if !request.body().is_empty() {
+                    taken.get_or_init(Instant::now);
+                }
                 let response = server(request).await.map_err(|e| NetError::Connect(e.to_string()))?;
                 Ok(response.into_parts())
             }
         }
+    }
+}
+
+/// When the last byte of a body was taken.
+type Taken = Arc<OnceLock<Instant>>;
+
+/// A request's body, given out in pieces: the connection asks for the next when it has room for it,
+/// so the last is asked for when nearly all is on the wire.
+struct Upload {
+    left: Bytes,
+    taken: Taken,
+}
+
+/// Bytes of a piece. The connection holds a few hundred KiB before it stops asking.
+const PIECE: usize = 64 << 10;
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        if self.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = self.left.len().min(PIECE);
+        let piece = self.left.split_to(piece);
+        if self.left.is_empty() {
+            self.taken.get_or_init(Instant::now);
+        }
+        Poll::Ready(Some(Ok(http_body::Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// Exact, so that the request says its length beforehand, as the SDK's does.
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.left.len() as u64)
     }
 }
 
@@ -295,5 +358,71 @@ mod tests {
         };
         let error = server(drip).call(&clock, get(), &LIMITS).await.unwrap_err();
         assert!(matches!(error, NetError::TotalTimeout(_)), "{error}");
+    }
+
+    /// Far more than the buffers on the way hold: the sender's grows to 4 MiB, the receiver's is set.
+    const LARGE: usize = 32 << 20;
+
+    #[tokio::test]
+    async fn the_upload_ends_when_the_last_piece_is_taken_and_its_length_is_said_beforehand() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(1 << 16).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+        let server = async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let (mut head, mut seen, mut buffer) = (Vec::new(), 0, vec![0; 1 << 16]);
+            let mut quarter = None;
+            while seen < LARGE {
+                let read = socket.read(&mut buffer).await.unwrap();
+                assert_ne!(read, 0);
+                if seen == 0 {
+                    head.extend_from_slice(&buffer[..read]);
+                    let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+                    seen = head.len() - end - 4;
+                } else {
+                    seen += read;
+                }
+                if seen >= LARGE / 4 {
+                    quarter.get_or_insert_with(Instant::now);
+                }
+            }
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            (String::from_utf8_lossy(&head).to_lowercase(), quarter.unwrap())
+        };
+        let limits = Limits { first_byte: Duration::from_secs(60), total: Duration::from_secs(60), ..LIMITS };
+        let transport = Transport::http(Duration::from_secs(10), Connections::Fresh).unwrap();
+        let clock = Clock::system();
+        let call = Call { method: Method::POST, url, body: Bytes::from(vec![7; LARGE]), ..get() };
+        let start = clock.instant();
+        let (reply, (head, quarter)) = tokio::join!(transport.call(&clock, call, &limits), server);
+        let timing = reply.unwrap().timing;
+        assert!(head.contains(&format!("content-length: {LARGE}\r\n")), "{head}");
+        assert!(!head.contains("transfer-encoding"), "{head}");
+        let uploaded = timing.uploaded.unwrap();
+        assert!(start + uploaded >= quarter && uploaded <= timing.first_byte, "{timing:?}");
+        assert_eq!(timing.sent_bytes, LARGE as u64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_in_process_has_the_body_at_once() {
+        let clock = Clock::starting_at(UnixTime::from_secs(1));
+        let slow = || {
+            server(|| {
+                Box::pin(async {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    full(b"ok")
+                })
+            })
+        };
+        let call = Call { body: Bytes::from_static(b"body"), ..get() };
+        let timing = slow().call(&clock, call, &LIMITS).await.unwrap().timing;
+        assert_eq!((timing.sent_bytes, timing.uploaded), (4, Some(Duration::ZERO)));
+        assert!(timing.first_byte >= Duration::from_secs(1));
+        let timing = slow().call(&clock, get(), &LIMITS).await.unwrap().timing;
+        assert_eq!((timing.sent_bytes, timing.uploaded), (0, None));
     }
 }

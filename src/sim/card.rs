@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use rand::rngs::StdRng;
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::scenario::{Handoff, Scenario};
 use super::splats::{Quality, Splats};
 use super::wire::pass;
+use crate::gpu::{Effects, Tenant};
 use crate::net::{InProcess, ReplyBody, Transport};
 
 /// Whether candidates pass, in the order in which they are made: two policies under one seed meet
@@ -233,6 +235,22 @@ impl Card {
                 reply(StatusCode::OK, answer.to_string().into())
             }
             _ => reply(StatusCode::NOT_FOUND, Bytes::new()),
+        }
+    }
+}
+
+impl Effects for Card {
+    fn unload(&self, tenant: Tenant) -> BoxFuture<'_, ()> {
+        match tenant {
+            Tenant::Scorer => Box::pin(self.unload_scorer()),
+            Tenant::Generator => Box::pin(std::future::ready(())),
+        }
+    }
+
+    fn load(&self, tenant: Tenant) -> BoxFuture<'_, ()> {
+        match tenant {
+            Tenant::Scorer => Box::pin(self.reload_scorer()),
+            Tenant::Generator => Box::pin(std::future::ready(())),
         }
     }
 }

@@ -16,9 +16,12 @@
 //! | `sent` | and that no answer came | the same |
 //! | `booked`, `declined` | and the outcome | nothing |
 
+mod decisions;
 mod error;
 mod feedback;
+mod learned;
 mod lock;
+mod recall;
 mod records;
 mod remembered;
 mod schema;
@@ -33,9 +36,10 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub use error::StoreError;
 pub use feedback::{FeedbackFilter, FeedbackReader, FeedbackRow, ReadError};
 pub use lock::{LockError, ProcessLock, runtime_dir};
+pub use recall::{Acceptance, CalibrationPair, RecentAnswer, RecentDurations, RecentMaking};
 pub use records::{
-    Accepted, Answer, Canary, FeedbackRecord, KeptResult, LaneKey, LaneRecord, Making, NewTask, OpenTask,
-    Outcome, Settled, Stage, TaskRecord, Verdict,
+    Accepted, Answer, Canary, Decided, DecisionRecord, Delivery, FeedbackRecord, KeptResult, LaneKey,
+    LaneRecord, Making, NewTask, OpenTask, Outcome, Settled, Stage, TaskRecord, Verdict,
 };
 pub use remembered::{Remembered, RememberedLane, RememberedTask};
 

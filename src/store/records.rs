@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use crate::net::Timing;
 use crate::primitives::{Hotkey, LocalId, Prompt, Score, Seed, SourceId, TaskId, Uid, UnixTime};
 use crate::splat::Spz;
 
@@ -76,6 +77,15 @@ pub enum Verdict {
     NoVerdict,
     /// There is no scorer.
     Unscored,
+}
+
+impl Verdict {
+    pub const fn score(self) -> Option<Score> {
+        match self {
+            Self::Scored(score) => Some(score),
+            Self::NoVerdict | Self::Unscored => None,
+        }
+    }
 }
 
 /// A finished result that survives a restart.
@@ -178,14 +188,88 @@ pub struct Canary {
     pub score: Score,
 }
 
-/// Details of a result to keep, besides its bytes.
+/// Details of a result to keep, besides its bytes. Its parts follow one another: queue, hand-off,
+/// generation, encoding.
 #[derive(Debug, Clone)]
 pub struct Making {
     pub attempt: u32,
     pub seed: Seed,
+    /// The generator's name.
     pub worker: String,
+    /// Waiting for the card, without the hand-off.
+    pub queue: Duration,
+    /// Making room on the card.
+    pub handoff: Duration,
+    /// From the request to the first byte of the answer; part of the generation.
+    pub first_byte: Duration,
+    /// From the grant of the card to the last byte.
     pub generation: Duration,
+    /// Reading, encoding and checking.
+    pub encoding: Duration,
+    /// When it was ready.
     pub at: UnixTime,
+}
+
+/// How a submission travelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delivery {
+    /// Bytes of the request's body.
+    pub sent_bytes: u64,
+    /// From the start of the call until the connection had taken the last byte, connecting included.
+    pub upload: Option<Duration>,
+    /// The validator: from then to the first byte of its reply.
+    pub reply: Option<Duration>,
+}
+
+impl From<&Timing> for Delivery {
+    fn from(timing: &Timing) -> Self {
+        Self {
+            sent_bytes: timing.sent_bytes,
+            upload: timing.uploaded,
+            reply: timing.uploaded.map(|uploaded| timing.first_byte.saturating_sub(uploaded)),
+        }
+    }
+}
+
+/// What was decided about a task at one point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decided {
+    /// Have the result scored first.
+    Score,
+    /// Submit it by its score.
+    Submit,
+    /// Submit it without one.
+    Unscored,
+    /// Make another, with a new seed.
+    Retry,
+    /// Answer empty.
+    Empty,
+    /// Make a further candidate to choose from.
+    Candidate,
+}
+
+/// A decision, with its reason and the numbers behind it, where there are any.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    /// By our clock.
+    pub at: UnixTime,
+    pub what: Decided,
+    /// For people; kept to its first [`DecisionRecord::WHY_CHARS`] characters.
+    pub why: String,
+    /// Chance of being accepted, 0 to 1.
+    pub p: Option<f64>,
+    /// What it was compared with, 0 to 1.
+    pub gate: Option<f64>,
+    /// Accepted results per second of this lane's time.
+    pub lane_price: Option<f64>,
+    /// Accepted results per second of the card's time.
+    pub card_price: Option<f64>,
+}
+
+impl DecisionRecord {
+    /// Most characters kept of a reason.
+    pub const WHY_CHARS: usize = 500;
 }
 
 macro_rules! named {
@@ -236,4 +320,15 @@ named!(
     Empty = "empty",
     Settled = "settled",
     Lost = "lost",
+);
+
+named!(
+    Decided,
+    "decision",
+    Score = "score",
+    Submit = "submit",
+    Unscored = "unscored",
+    Retry = "retry",
+    Empty = "empty",
+    Candidate = "candidate",
 );

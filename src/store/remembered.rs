@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, params};
 
 use super::feedback::{ReadError, open};
-use super::{LaneKey, LaneRecord, Stage, StoreError, blocking};
+use super::{DecisionRecord, LaneKey, LaneRecord, Stage, StoreError, blocking, decisions};
 use crate::chain::{Metagraph, SnapshotError};
 use crate::primitives::{LocalId, Netuid, PromptKind, UnixTime};
 
@@ -35,6 +35,8 @@ pub struct RememberedTask {
     /// By our clock.
     pub pulled_at: UnixTime,
     pub stage: Stage,
+    /// The newest about it.
+    pub decision: Option<DecisionRecord>,
 }
 
 impl Remembered {
@@ -65,6 +67,11 @@ fn read(dir: &Path, network: &str, netuid: Netuid) -> Result<Remembered, ReadErr
     let connection = open(dir)?;
     connection.busy_timeout(Duration::from_secs(2))?;
     let time = |nanos: i64| UnixTime::from_nanos(u64::try_from(nanos).unwrap_or(0));
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let mut last_decision = match version {
+        ..3 => None,
+        _ => Some(connection.prepare(decisions::LAST)?),
+    };
     let mut lanes = Vec::new();
     let mut statement = connection.prepare(LANES)?;
     let mut rows = statement.query([])?;
@@ -73,6 +80,13 @@ fn read(dir: &Path, network: &str, netuid: Netuid) -> Result<Remembered, ReadErr
         let task = match row.get::<_, Option<String>>(5)? {
             None => None,
             Some(id) => Some(RememberedTask {
+                decision: match &mut last_decision {
+                    None => None,
+                    Some(statement) => statement
+                        .query_row([&id], |row| Ok(decisions::read_decision(row, 0)))
+                        .optional()?
+                        .transpose()?,
+                },
                 id: id.parse().map_err(|e| StoreError::corrupt("task", e))?,
                 kind: match text(6)?.as_str() {
                     "text" => PromptKind::Text,
@@ -97,8 +111,8 @@ fn read(dir: &Path, network: &str, netuid: Netuid) -> Result<Remembered, ReadErr
             task,
         });
     }
-    // A database of version 1, which only an older agent wrote, keeps no metagraph.
-    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    // A database of version 1, which only an older agent wrote, keeps no metagraph, and one of version
+    // 2 no decisions.
     let kept: Option<Vec<u8>> = match version {
         ..2 => None,
         _ => connection

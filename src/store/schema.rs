@@ -97,6 +97,34 @@ CREATE TABLE metagraphs (
     PRIMARY KEY (network, netuid)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- Unknown of what was made and sent before.
+ALTER TABLE results ADD COLUMN queue_ms INTEGER;      -- waiting for the card, without the hand-off
+ALTER TABLE results ADD COLUMN handoff_ms INTEGER;
+ALTER TABLE results ADD COLUMN first_byte_ms INTEGER; -- part of generation_ms
+ALTER TABLE results ADD COLUMN encode_ms INTEGER;
+ALTER TABLE results ADD COLUMN scoring_ms INTEGER;
+ALTER TABLE submissions ADD COLUMN sent_bytes INTEGER;
+ALTER TABLE submissions ADD COLUMN upload_ms INTEGER;
+ALTER TABLE submissions ADD COLUMN reply_ms INTEGER;  -- from the last byte sent to the first of the reply
+
+CREATE TABLE decisions (
+    id            INTEGER PRIMARY KEY,
+    task          TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    at            INTEGER NOT NULL,           -- ns, our clock
+    what          TEXT NOT NULL,
+    why           TEXT NOT NULL,
+    p             REAL,
+    gate          REAL,
+    lane_price    REAL,                       -- accepted results per second of the lane's time
+    card_price    REAL                        -- the same of the card's
+) STRICT;
+CREATE INDEX decisions_by_task ON decisions (task);
+CREATE INDEX decisions_by_time ON decisions (at);
+
+CREATE INDEX feedback_by_task ON feedback (task);
+CREATE INDEX feedback_by_time ON feedback (received_at, outcome, local_score);
+",
 ];
 
 /// Number of the schema that this program writes.

@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use sha2::{Digest, Sha256};
 
-use super::records::Making;
+use super::learned::put_lane;
 use super::{
-    Accepted, Answer, Canary, Durable, FeedbackRecord, KeptResult, LaneKey, LaneRecord, NewTask, OpenTask,
-    Outcome, Settled, Stage, Store, StoreError, TaskRecord, Verdict, blocking,
+    Accepted, Answer, Delivery, Durable, FeedbackRecord, KeptResult, LaneKey, LaneRecord, Making, NewTask,
+    OpenTask, Outcome, Settled, Stage, Store, StoreError, TaskRecord, Verdict, blocking, decisions,
 };
-use crate::chain::Metagraph;
-use crate::primitives::{LocalId, Netuid, Prompt, PromptKind, Score, Seed, TaskId, UnixTime};
+use crate::primitives::{LocalId, Prompt, PromptKind, Score, Seed, TaskId, UnixTime};
 use crate::splat::{MAX_PAYLOAD_BYTES, Spz};
 
 const TASK_COLUMNS: &str =
@@ -112,8 +112,9 @@ impl Store {
         self.transaction(Durable::Process, move |tx| {
             advance(tx, &task, Stage::Kept)?;
             tx.execute(
-                "INSERT INTO results (task, attempt, seed, worker, file, bytes, sha256, points, generation_ms, kept_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO results (task, attempt, seed, worker, file, bytes, sha256, points, queue_ms, handoff_ms,
+                                      first_byte_ms, generation_ms, encode_ms, kept_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
                 params![
                     task.to_string(),
                     making.attempt,
@@ -123,7 +124,11 @@ impl Store {
                     to_sql(spz.as_bytes().len() as u64),
                     sha256,
                     spz.points(),
-                    to_sql(u64::try_from(making.generation.as_millis()).unwrap_or(u64::MAX)),
+                    millis(making.queue),
+                    millis(making.handoff),
+                    millis(making.first_byte),
+                    millis(making.generation),
+                    millis(making.encoding),
                     to_sql(making.at.as_nanos()),
                 ],
             )?;
@@ -148,7 +153,7 @@ impl Store {
         .await
     }
 
-    /// Records what local judging said.
+    /// Records what local judging said, and how long the scorer took, where one was asked.
     ///
     /// # Errors
     /// When the database fails or the task is not open.
@@ -157,6 +162,7 @@ impl Store {
         task: LocalId,
         result: &KeptResult,
         verdict: Verdict,
+        scoring: Option<Duration>,
     ) -> Result<KeptResult, StoreError> {
         let judged = KeptResult { verdict: Some(verdict), ..result.clone() };
         let row = result.row;
@@ -168,8 +174,8 @@ impl Store {
                 Verdict::Unscored => ("unscored", None),
             };
             tx.execute(
-                "UPDATE results SET verdict = ?2, score = ?3 WHERE id = ?1",
-                params![row, name, score],
+                "UPDATE results SET verdict = ?2, score = ?3, scoring_ms = ?4 WHERE id = ?1",
+                params![row, name, score, scoring.map(millis)],
             )?;
             Ok(())
         })
@@ -194,6 +200,27 @@ impl Store {
                 params![task.to_string(), result, to_sql(at.as_nanos())],
             )?;
             Ok(tx.last_insert_rowid())
+        })
+        .await
+    }
+
+    /// Records how a submission travelled. Before [`sent`](Self::sent) or [`finish`](Self::finish):
+    /// what a task took is counted when it ends.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn delivered(&self, submission: i64, delivery: Delivery) -> Result<(), StoreError> {
+        self.transaction(Durable::Process, move |tx| {
+            tx.execute(
+                "UPDATE submissions SET sent_bytes = ?2, upload_ms = ?3, reply_ms = ?4 WHERE id = ?1",
+                params![
+                    submission,
+                    to_sql(delivery.sent_bytes),
+                    delivery.upload.map(millis),
+                    delivery.reply.map(millis)
+                ],
+            )?;
+            Ok(())
         })
         .await
     }
@@ -235,144 +262,15 @@ impl Store {
         .await
     }
 
-    /// What is known of a lane.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn lane(&self, lane: LaneKey) -> Result<LaneRecord, StoreError> {
-        self.transaction(Durable::Process, move |tx| {
-            let record = tx
-                .query_row(
-                    "SELECT cooldown_until, clock_offset, window_count FROM lanes WHERE source = ?1 AND hotkey = ?2",
-                    params![lane.source.to_string(), lane.hotkey.to_string()],
-                    |row| {
-                        Ok(LaneRecord {
-                            cooldown_until: row.get::<_, Option<i64>>(0)?.map(time),
-                            clock_offset: row.get(1)?,
-                            window_count: row.get::<_, Option<i64>>(2)?.map(from_sql),
-                        })
-                    },
-                )
-                .optional()?;
-            Ok(record.unwrap_or_default())
-        })
-        .await
-    }
-
-    /// Writes what is known of a lane.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn set_lane(&self, lane: LaneKey, record: LaneRecord) -> Result<(), StoreError> {
-        self.transaction(Durable::Process, move |tx| put_lane(tx, lane, record)).await
-    }
-
-    /// The canary of a scorer, if one was learned.
-    ///
-    /// # Errors
-    /// When the database fails or holds what this program never writes.
-    pub async fn canary(&self, worker: &str) -> Result<Option<Canary>, StoreError> {
-        let worker = worker.to_owned();
-        self.transaction(Durable::Process, move |tx| {
-            let row = tx
-                .query_row(
-                    "SELECT prompt_kind, prompt, spz, score FROM canaries WHERE worker = ?1",
-                    [worker],
-                    |row| {
-                        Ok((
-                            row.get::<_, String>(0)?,
-                            row.get::<_, String>(1)?,
-                            row.get::<_, Vec<u8>>(2)?,
-                            row.get::<_, f64>(3)?,
-                        ))
-                    },
-                )
-                .optional()?;
-            row.map(|(kind, prompt, spz, score)| {
-                Ok(Canary {
-                    prompt: Prompt::new(prompt_kind(&kind)?, &prompt),
-                    spz: Arc::new(
-                        Spz::parse(spz, MAX_PAYLOAD_BYTES).map_err(|e| StoreError::corrupt("canary", e))?,
-                    ),
-                    score: score_of(score)?,
-                })
-            })
-            .transpose()
-        })
-        .await
-    }
-
-    /// Remembers a splat that a scorer gave a score above zero.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn set_canary(&self, worker: &str, canary: Canary) -> Result<(), StoreError> {
-        let worker = worker.to_owned();
-        self.transaction(Durable::Process, move |tx| {
-            tx.execute(
-                "INSERT OR REPLACE INTO canaries (worker, prompt_kind, prompt, spz, score) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![
-                    worker,
-                    canary.prompt.kind().to_string(),
-                    canary.prompt.as_wire(),
-                    canary.spz.as_bytes(),
-                    canary.score.get()
-                ],
-            )?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// The last metagraph kept of a subnet, if it can still be read.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn metagraph(&self, network: &str, netuid: Netuid) -> Result<Option<Metagraph>, StoreError> {
-        let network = network.to_owned();
-        self.transaction(Durable::Process, move |tx| {
-            let kept: Option<Vec<u8>> = tx
-                .query_row(
-                    "SELECT snapshot FROM metagraphs WHERE network = ?1 AND netuid = ?2",
-                    params![network, netuid.0],
-                    |row| row.get(0),
-                )
-                .optional()?;
-            Ok(kept.and_then(|bytes| match Metagraph::from_bytes(&bytes) {
-                Ok(metagraph) => Some(metagraph),
-                Err(error) => {
-                    tracing::warn!(%error, "The metagraph of an earlier run cannot be used");
-                    None
-                }
-            }))
-        })
-        .await
-    }
-
-    /// Keeps a metagraph in place of the one before.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn keep_metagraph(&self, network: &str, metagraph: &Metagraph) -> Result<(), StoreError> {
-        let (network, netuid, bytes) = (network.to_owned(), metagraph.netuid(), metagraph.to_bytes());
-        self.transaction(Durable::Process, move |tx| {
-            tx.execute(
-                "INSERT OR REPLACE INTO metagraphs (network, netuid, snapshot) VALUES (?1, ?2, ?3)",
-                params![network, netuid.0, bytes],
-            )?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Removes the files of results whose task was settled before `before`, and files nobody knows.
-    /// Returns how many.
+    /// Removes the files of results whose task was settled before `before`, and files nobody knows,
+    /// and forgets the decisions about such tasks. Returns how many files.
     ///
     /// # Errors
     /// When the directory cannot be read or the database fails.
     pub async fn prune(&self, before: UnixTime) -> Result<usize, StoreError> {
         let results = self.results_dir();
         self.transaction(Durable::Process, move |tx| {
+            decisions::prune(tx, before)?;
             let mut wanted = tx.prepare(
                 "SELECT 1 FROM results JOIN tasks ON tasks.id = results.task
                  WHERE file = ?1 AND (settled_at IS NULL OR settled_at >= ?2)",
@@ -457,22 +355,6 @@ fn insert_feedback(
             feedback.duel_rating,
             feedback.reward,
             feedback.cooldown_until.map(|t| to_sql(t.as_nanos())),
-        ],
-    )?;
-    Ok(())
-}
-
-fn put_lane(tx: &Transaction<'_>, lane: LaneKey, record: LaneRecord) -> Result<(), StoreError> {
-    tx.execute(
-        "INSERT INTO lanes (source, hotkey, cooldown_until, clock_offset, window_count) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (source, hotkey) DO UPDATE SET cooldown_until = excluded.cooldown_until,
-             clock_offset = excluded.clock_offset, window_count = coalesce(excluded.window_count, window_count)",
-        params![
-            lane.source.to_string(),
-            lane.hotkey.to_string(),
-            record.cooldown_until.map(|t| to_sql(t.as_nanos())),
-            record.clock_offset,
-            record.window_count.map(to_sql),
         ],
     )?;
     Ok(())
@@ -591,7 +473,7 @@ fn newest_result(
     Ok(Some(KeptResult { row, attempt, seed: Seed::new(seed), spz, verdict }))
 }
 
-fn prompt_kind(text: &str) -> Result<PromptKind, StoreError> {
+pub(super) fn prompt_kind(text: &str) -> Result<PromptKind, StoreError> {
     match text {
         "text" => Ok(PromptKind::Text),
         "image" => Ok(PromptKind::Image),
@@ -600,19 +482,24 @@ fn prompt_kind(text: &str) -> Result<PromptKind, StoreError> {
     }
 }
 
-fn score_of(value: f64) -> Result<Score, StoreError> {
+pub(super) fn score_of(value: f64) -> Result<Score, StoreError> {
     Score::new(value).map_err(|e| StoreError::corrupt("score", e))
 }
 
+/// Whole milliseconds, rounded to the nearest.
+fn millis(time: Duration) -> i64 {
+    i64::try_from((time.as_micros() + 500) / 1_000).unwrap_or(i64::MAX)
+}
+
 /// SQLite integers are signed; what does not fit is held at the end.
-fn to_sql(value: u64) -> i64 {
+pub(super) fn to_sql(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn from_sql(value: i64) -> u64 {
+pub(super) fn from_sql(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-fn time(value: i64) -> UnixTime {
+pub(super) fn time(value: i64) -> UnixTime {
     UnixTime::from_nanos(from_sql(value))
 }

@@ -7,9 +7,9 @@ use super::*;
 use crate::primitives::{Hotkey, LocalId, Prompt, Score, Seed, SourceId, TaskId, UnixTime};
 use crate::splat::{Gaussian, ShDegree, Splat, Spz, SpzEncoder};
 
-const NOW: UnixTime = UnixTime::from_secs(1_763_600_000);
+pub(super) const NOW: UnixTime = UnixTime::from_secs(1_763_600_000);
 
-fn lane(number: u8) -> LaneKey {
+pub(super) fn lane(number: u8) -> LaneKey {
     LaneKey {
         source: SourceId::Validator(Hotkey::from_bytes([number; 32])),
         hotkey: Hotkey::from_bytes([99; 32]),
@@ -17,7 +17,7 @@ fn lane(number: u8) -> LaneKey {
 }
 
 /// A result whose bytes differ from those of every other `number`.
-fn spz(number: u32) -> Arc<Spz> {
+pub(super) fn spz(number: u32) -> Arc<Spz> {
     let mut splat = Splat::new(ShDegree::Zero);
     for point in 0..4 {
         splat.push(Gaussian {
@@ -31,7 +31,7 @@ fn spz(number: u32) -> Arc<Spz> {
     Arc::new(SpzEncoder::default().encode(&splat).unwrap())
 }
 
-fn new_task(lane: LaneKey, task_id: &str, number: u128) -> NewTask {
+pub(super) fn new_task(lane: LaneKey, task_id: &str, number: u128) -> NewTask {
     NewTask {
         id: LocalId::new(NOW, number),
         lane,
@@ -43,32 +43,36 @@ fn new_task(lane: LaneKey, task_id: &str, number: u128) -> NewTask {
     }
 }
 
-fn making(attempt: u32) -> Making {
+pub(super) fn making(attempt: u32) -> Making {
     Making {
         attempt,
         seed: Seed::new(attempt),
         worker: "main".into(),
+        queue: Duration::from_millis(20),
+        handoff: Duration::from_millis(30),
+        first_byte: Duration::from_millis(900),
         generation: Duration::from_secs(1),
+        encoding: Duration::from_millis(50),
         at: NOW,
     }
 }
 
-fn settled(task: LocalId, outcome: Outcome) -> Settled {
+pub(super) fn settled(task: LocalId, outcome: Outcome) -> Settled {
     Settled { task, outcome, reason: None, at: NOW, feedback: None }
 }
 
-fn score(value: f64) -> Score {
+pub(super) fn score(value: f64) -> Score {
     Score::new(value).unwrap()
 }
 
-async fn accept(store: &Store, new: NewTask) -> TaskRecord {
+pub(super) async fn accept(store: &Store, new: NewTask) -> TaskRecord {
     match store.accept(new).await.unwrap() {
         Accepted::New(task) => task,
         Accepted::Known(open) => panic!("known: {open:?}"),
     }
 }
 
-async fn kept(store: &Store, task: LocalId) -> KeptResult {
+pub(super) async fn kept(store: &Store, task: LocalId) -> KeptResult {
     let attempt = store.begin_attempt(task).await.unwrap();
     store.keep(task, making(attempt), spz(attempt)).await.unwrap()
 }
@@ -116,7 +120,7 @@ async fn each_stage_is_found_again_after_reopening() {
     assert_eq!(read.spz.as_bytes(), spz(1).as_bytes());
 
     let verdict = Verdict::Scored(score(0.71));
-    let result = store.judge(task.id, &result, verdict).await.unwrap();
+    let result = store.judge(task.id, &result, verdict, None).await.unwrap();
     let store = reopened(store).await;
     let found = open(&store).await;
     assert_eq!((found.stage, found.result.unwrap().verdict), (Stage::Scored, Some(verdict)));
@@ -196,7 +200,10 @@ async fn a_settled_task_changes_no_more() {
     let answer = Answer::Result(result.clone());
     assert!(matches!(store.begin_attempt(task.id).await, Err(StoreError::NoSuchTask(_))));
     assert!(matches!(store.keep(task.id, making(2), spz(2)).await, Err(StoreError::NoSuchTask(_))));
-    assert!(matches!(store.judge(task.id, &result, Verdict::Unscored).await, Err(StoreError::NoSuchTask(_))));
+    assert!(matches!(
+        store.judge(task.id, &result, Verdict::Unscored, None).await,
+        Err(StoreError::NoSuchTask(_))
+    ));
     assert!(matches!(store.intend(task.id, &answer, NOW).await, Err(StoreError::NoSuchTask(_))));
     assert!(matches!(store.sent(task.id, 1, "x".into()).await, Err(StoreError::NoSuchTask(_))));
     assert!(matches!(finish(Outcome::Lost).await, Err(StoreError::NoSuchTask(_))));
@@ -222,7 +229,7 @@ async fn a_damaged_result_is_made_again() {
         let store = Store::open(dir.path()).await.unwrap();
         let task = accept(&store, new_task(lane(1), "t", 1)).await;
         let result = kept(&store, task.id).await;
-        store.judge(task.id, &result, Verdict::Unscored).await.unwrap();
+        store.judge(task.id, &result, Verdict::Unscored, None).await.unwrap();
         damage(&store.results_dir().join(format!("{}-1.spz", task.id)));
 
         let store = reopened(store).await;
@@ -243,7 +250,7 @@ async fn a_result_damaged_after_it_may_have_left_is_settled_by_an_empty_answer()
         let store = Store::open(dir.path()).await.unwrap();
         let task = accept(&store, new_task(lane(1), "t", 1)).await;
         let result = kept(&store, task.id).await;
-        let result = store.judge(task.id, &result, Verdict::Unscored).await.unwrap();
+        let result = store.judge(task.id, &result, Verdict::Unscored, None).await.unwrap();
         store.intend(task.id, &Answer::Result(result), NOW).await.unwrap();
         damage(&store.results_dir().join(format!("{}-1.spz", task.id)));
 
@@ -454,7 +461,7 @@ async fn random_step(store: &Store, key: LaneKey, model: &mut Model, rng: &mut S
                     .choose(rng)
                     .unwrap();
                 let kept = open.result.take().unwrap();
-                open.result = Some(store.judge(id, &kept, verdict).await.unwrap());
+                open.result = Some(store.judge(id, &kept, verdict, None).await.unwrap());
                 open.stage = Stage::Scored;
             }
             Stage::Scored if rng.random_bool(0.3) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use http_body_util::BodyExt;
-use sn17_miner::app::{App, ChainWorld, Locks, Peers, Transports, World};
+use sn17_miner::app::{App, CardPeers, ChainWorld, Locks, Peers, Transports, World};
 use sn17_miner::chain::{ChainClient, Settings as ChainSettings};
 use sn17_miner::clock::Clock;
 use sn17_miner::config::{Inputs, Settings, load};
@@ -209,11 +209,15 @@ impl Net {
         let world = World {
             clock: self.clock,
             seeds: SeedSource::fixed(42),
-            hotkey: Arc::new(HotkeyPair::dev("miner")),
+            hotkeys: vec![Arc::new(HotkeyPair::dev("miner"))],
             peers: Peers {
                 validators: Vec::new(),
-                generator: Endpoint::of(GENERATOR.parse().unwrap()),
-                scorer: Some(Endpoint::of(SCORER.parse().unwrap())),
+                cards: vec![CardPeers {
+                    card: CardId { host: "here".into(), uuid: "0".into() },
+                    generator: Endpoint::of(GENERATOR.parse().unwrap()),
+                    scorer: Some(Endpoint::of(SCORER.parse().unwrap())),
+                    effects: None,
+                }],
             },
             transports: Transports {
                 pulls: transport.clone(),

@@ -359,7 +359,7 @@ impl Theatre {
         let world = World {
             clock: self.clock,
             seeds: SeedSource::fixed(17),
-            hotkey: Arc::new(HotkeyPair::dev("miner")),
+            hotkeys: vec![Arc::new(HotkeyPair::dev("miner"))],
             peers: Peers { validators, generator, scorer: Some(scorer) },
             chain: None,
             transports,

@@ -67,7 +67,7 @@ fn admitted(settings: &Settings, metagraph: &Metagraph, own: Option<&Hotkey>, cl
     let mut admission = settings.admission.clone();
     // Everything embedded is on loopback.
     admission.allow_private |= settings.embeds_validators();
-    let own = own.copied().unwrap_or_else(|| Hotkey::from_bytes([0; 32]));
+    let own: Vec<Hotkey> = own.copied().into_iter().collect();
     let admitted = admission.admitted(metagraph, &own, clock.now()).into_iter();
     admitted
         .map(|(axon, uid)| Peer { hotkey: axon.hotkey, uid: Some(uid), endpoint: Endpoint::of(axon.address) })
@@ -439,6 +439,8 @@ mod tests {
         let timing = Timing {
             sent: UnixTime::EPOCH,
             answered: UnixTime::EPOCH,
+            sent_bytes: 0,
+            uploaded: None,
             first_byte: Duration::from_millis(3),
             total: Duration::from_millis(3),
         };
