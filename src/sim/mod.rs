@@ -51,9 +51,9 @@ pub enum SimError {
     Splats(#[from] EncodeError),
     #[error("no hotkey to mine with")]
     NoHotkey,
-    #[error(transparent)]
+    #[error("the agent cannot be set up like this")]
     Config(#[from] ConfigErrors),
-    #[error(transparent)]
+    #[error("the agent gave up")]
     App(#[from] AppError),
     #[error("it ended on its own after {after:?}")]
     Ended { after: Duration },
