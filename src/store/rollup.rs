@@ -20,6 +20,9 @@ const SPANS: [u64; 3] = [HOUR, 86_400, 30 * 86_400];
 
 pub(super) const HOUR: u64 = 3_600;
 
+/// Lanes by the texts that stand in the database: an address costs more to read than a row.
+pub(super) type ByName = HashMap<(String, String), Tally>;
+
 /// A settled task with its feedback, where there is any.
 const ENDED: &str = "SELECT t.id, t.source, t.hotkey, t.settled_at, t.outcome, t.threshold,
         f.uid, f.score, f.local_score, f.window_count, f.duel_rating, f.reward
@@ -57,8 +60,8 @@ pub(super) fn count(connection: &Connection, task: &LocalId) -> Result<(), Store
 pub(super) fn recount(connection: &Connection) -> Result<(), StoreError> {
     connection.execute("DELETE FROM tallies", [])?;
     // Tasks come by the time they ended, so one period of each length is open at a time.
-    let mut open: [(u64, HashMap<(String, String), Tally>); 3] = Default::default();
-    let close = |span: u64, start: u64, tallies: &mut HashMap<(String, String), Tally>| {
+    let mut open: [(u64, ByName); 3] = Default::default();
+    let close = |span: u64, start: u64, tallies: &mut ByName| {
         for ((source, hotkey), tally) in tallies.drain() {
             write(connection, params![to_sql(span), to_sql(start), source, hotkey], &tally)?;
         }

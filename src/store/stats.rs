@@ -1,14 +1,13 @@
 //! What came of a stretch of time, read without the agent: as [`super::FeedbackReader`] reads, beside
 //! a running one or without one.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension};
 
 use super::feedback::{ReadError, open};
 use super::recall::lane_of;
-use super::rollup::{HOUR, cover, each_ended};
+use super::rollup::{ByName, HOUR, cover, each_ended};
 use super::tally::{COLUMNS, Tally};
 use super::tasks::{time, to_sql};
 use super::{LaneKey, StoreError, blocking, schema};
@@ -40,9 +39,6 @@ impl Stats {
         self.until.saturating_since(self.from).as_secs_f64() / HOUR as f64
     }
 }
-
-/// Lanes by the texts that stand in the database: an address costs more to read than a row.
-type ByName = HashMap<(String, String), Tally>;
 
 fn read(dir: &Path, since: Option<UnixTime>, now: UnixTime) -> Result<Stats, ReadError> {
     let connection = open(dir)?;
