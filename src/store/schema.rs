@@ -179,6 +179,9 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         transaction.execute_batch(step)?;
     }
     if found < TALLIES {
+        if found > 0 {
+            tracing::info!("Counting what an older version remembers, which can take a minute");
+        }
         // After all steps: what counts today's way needs today's tables.
         rollup::recount(&transaction)?;
     }
