@@ -10,6 +10,7 @@ mod layers;
 mod run;
 mod simulate;
 mod splat;
+mod stats;
 mod status;
 mod stop;
 mod task;
@@ -88,6 +89,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Show what validators said of submissions, one line per reply
     Feedback(feedback::FeedbackArgs),
+    /// Show what came of a stretch of time: results, scores, rewards, and how long each stage took
+    Stats(stats::StatsArgs),
     /// Look at the wallet
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
@@ -114,6 +117,7 @@ pub fn main() -> ExitStatus {
         Some(Command::Status(args)) => status::run(&layers, &args),
         Some(Command::Doctor(args)) => doctor::run(&layers, &args),
         Some(Command::Feedback(args)) => feedback::run(&layers, &args),
+        Some(Command::Stats(args)) => stats::run(&layers, &args),
         Some(Command::Wallet(command)) => wallet::run(&layers, command),
         Some(Command::Splat(command)) => splat::run(command),
         Some(Command::Config(command)) => config::run(&layers, &command),

@@ -21,6 +21,11 @@ pub enum ReadError {
     Absent { dir: PathBuf },
     #[error("{} is no database of this agent", path.display())]
     Foreign { path: PathBuf },
+    #[error(
+        "the memory in {} was written by an older version: start the agent once, which brings it up to date",
+        dir.display()
+    )]
+    Older { dir: PathBuf },
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -19,13 +19,17 @@
 mod decisions;
 mod error;
 mod feedback;
+mod histogram;
 mod learned;
 mod lock;
 mod recall;
 mod records;
 mod recovery;
 mod remembered;
+mod rollup;
 mod schema;
+mod stats;
+mod tally;
 mod tasks;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +39,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use error::StoreError;
 pub use feedback::{FeedbackFilter, FeedbackReader, FeedbackRow, ReadError};
+pub use histogram::Histogram;
 pub use lock::{LockError, ProcessLock, runtime_dir};
 pub use recall::{Acceptance, CalibrationPair, RecentAnswer, RecentDurations, RecentMaking};
 pub use records::{
@@ -42,6 +47,8 @@ pub use records::{
     LaneRecord, Making, NewTask, OpenTask, Outcome, Settled, Stage, TaskRecord, Verdict,
 };
 pub use remembered::{Remembered, RememberedLane, RememberedTask};
+pub use stats::Stats;
+pub use tally::{Latest, SLOW_MS, Slow, Tally, Times};
 
 /// Keeps the agent's memory. Cheap to clone; all clones use one connection.
 #[derive(Debug, Clone)]

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use rusqlite::params;
 
+use super::rollup::{HOUR, cover};
+use super::tally::ByLocal;
 use super::tasks::{from_sql, score_of, time, to_sql};
 use super::{Durable, LaneKey, Outcome, Store, StoreError};
 use crate::primitives::{Score, SourceId, UnixTime};
@@ -74,6 +76,9 @@ pub(super) const CALIBRATION: &str = "SELECT f.local_score, f.outcome, f.receive
     FROM feedback f INDEXED BY feedback_by_time JOIN tasks t ON t.id = f.task
     WHERE f.received_at >= ?1 AND f.outcome IN ('accepted', 'low') AND f.local_score IS NOT NULL
     ORDER BY f.received_at DESC LIMIT ?2";
+
+pub(super) const JUDGED: &str =
+    "SELECT source, histograms FROM tallies WHERE span = ?1 AND start >= ?2 AND start < ?3";
 
 pub(super) const MAKINGS: &str =
     "SELECT worker, queue_ms, handoff_ms, first_byte_ms, generation_ms, encode_ms, scoring_ms
@@ -151,7 +156,8 @@ impl Store {
         .await
     }
 
-    /// How each source judged the results since `since` whose local score was at least `local_at_least`.
+    /// How each source judged the results since `since`, to the full hour before, whose local score
+    /// was at least `local_at_least`, to the hundredth below.
     ///
     /// # Errors
     /// When the database fails or holds what this program never writes.
@@ -161,16 +167,22 @@ impl Store {
         local_at_least: Score,
     ) -> Result<BTreeMap<SourceId, Acceptance>, StoreError> {
         self.transaction(Durable::Process, move |tx| {
-            let mut statement = tx.prepare(
-                "SELECT source, sum(outcome = 'accepted'), count(*) FROM feedback INDEXED BY feedback_by_time
-                 WHERE received_at >= ?1 AND outcome IN ('accepted', 'low') AND local_score >= ?2 GROUP BY source",
-            )?;
-            let mut rows = statement.query(params![to_sql(since.as_nanos()), local_at_least.get()])?;
+            let hour = UnixTime::from_secs(since.as_secs() / HOUR * HOUR);
+            let mut by_name: HashMap<String, ByLocal> = HashMap::new();
+            let mut statement = tx.prepare(JUDGED)?;
+            for period in cover(hour) {
+                let mut rows = statement.query(period)?;
+                while let Some(row) = rows.next()? {
+                    let mut bytes = row.get_ref(1)?.as_blob().map_err(|e| StoreError::corrupt("tally", e))?;
+                    by_name.entry(row.get(0)?).or_default().merge_encoded(&mut bytes)?;
+                }
+            }
             let mut found = BTreeMap::new();
-            while let Some(row) = rows.next()? {
-                let acceptance =
-                    Acceptance { accepted: from_sql(row.get(1)?), total: from_sql(row.get(2)?) };
-                found.insert(source_of(&row.get::<_, String>(0)?)?, acceptance);
+            for (source, judged) in by_name {
+                let acceptance = judged.at_least(local_at_least);
+                if acceptance.total > 0 {
+                    found.insert(source_of(&source)?, acceptance);
+                }
             }
             Ok(found)
         })
@@ -314,6 +326,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn acceptance_is_counted_by_source_hour_and_hundredth() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let hour = UnixTime::from_secs(NOW.as_secs().next_multiple_of(3_600)).saturating_since(NOW).as_secs();
+        const DAY: u64 = 86_400;
+        for (lane, seconds, outcome, local) in [
+            (of_hotkey(1, 8), hour - 1, Outcome::Accepted, Some(0.9)),
+            (of_hotkey(1, 8), hour, Outcome::Accepted, Some(0.65)),
+            (of_hotkey(1, 9), hour + 7, Outcome::Low, Some(0.70)),
+            (of_hotkey(1, 9), hour + 8, Outcome::Low, Some(0.6499)),
+            (of_hotkey(1, 9), hour + 9, Outcome::Low, None),
+            (of_hotkey(1, 9), hour + 10, Outcome::Empty, Some(0.9)),
+            (of_hotkey(1, 8), hour + DAY, Outcome::Accepted, Some(1.4)),
+            (of_hotkey(2, 8), hour + 40 * DAY, Outcome::Low, Some(0.66)),
+            (of_hotkey(3, 8), hour + 40 * DAY + 1, Outcome::Low, Some(0.5)),
+        ] {
+            book(&store, lane, seconds, outcome, local).await;
+        }
+        let ask = |since, local| store.acceptance_by_validator(at(since), score(local));
+        let (first, second) = (lane(1).source, lane(2).source);
+        let judged = |accepted, total| Acceptance { accepted, total };
+        assert_eq!(
+            ask(hour + 3_599, 0.65).await.unwrap(),
+            BTreeMap::from([(first, judged(2, 3)), (second, judged(0, 1))])
+        );
+        assert_eq!(ask(hour - 1, 0.65).await.unwrap()[&first], judged(3, 4));
+        assert_eq!(ask(hour + 3_600, 0.7).await.unwrap(), BTreeMap::from([(first, judged(1, 1))]));
+        assert_eq!(ask(hour, 0.649).await.unwrap()[&first], judged(2, 4));
+        assert!(ask(hour + 41 * DAY, 0.0).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
     async fn recent_durations_are_told_apart_by_worker_and_source() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).await.unwrap();
@@ -398,6 +442,7 @@ mod tests {
             (ACCEPTED_SINCE, 1),
             (ACCEPTED_OF_LANE, 3),
             (CALIBRATION, 2),
+            (JUDGED, 3),
             (ANSWERS, 1),
             (super::super::decisions::LAST, 1),
         ] {

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::StoreError;
+use super::{StoreError, rollup};
 
 /// Each entry brings the schema from its index to the next number; released entries never change.
 const MIGRATIONS: &[&str] = &[
@@ -124,8 +124,45 @@ CREATE INDEX decisions_by_time ON decisions (at);
 
 CREATE INDEX feedback_by_task ON feedback (task);
 CREATE INDEX feedback_by_time ON feedback (received_at, outcome, local_score);
+
+-- Settled tasks added up per hour, day and 30 days, source and hotkey; store::tally says what is counted.
+CREATE TABLE tallies (
+    span          INTEGER NOT NULL,           -- s: length of the period
+    start         INTEGER NOT NULL,           -- s since 1970, our clock; a multiple of the length
+    source        TEXT NOT NULL,
+    hotkey        TEXT NOT NULL,
+    accepted      INTEGER NOT NULL,
+    low           INTEGER NOT NULL,
+    scorer_failed INTEGER NOT NULL,
+    empty         INTEGER NOT NULL,
+    settled       INTEGER NOT NULL,
+    lost          INTEGER NOT NULL,
+    generations   INTEGER NOT NULL,           -- results
+    made          INTEGER NOT NULL,           -- tasks with a result
+    slow_queue    INTEGER NOT NULL,           -- tasks that took over 30 s to make, by what took longest
+    slow_handoff  INTEGER NOT NULL,
+    slow_generator INTEGER NOT NULL,
+    slow_retries  INTEGER NOT NULL,
+    passed_here   INTEGER NOT NULL,           -- judged results whose local score reached the threshold
+    rejected_there INTEGER NOT NULL,          -- of those
+    compared      INTEGER NOT NULL,           -- accepted results with a local score
+    score_sum     REAL NOT NULL,              -- of all accepted results
+    local_sum     REAL NOT NULL,              -- of those compared
+    remote_sum    REAL NOT NULL,
+    difference_squares REAL NOT NULL,         -- (remote - local) squared
+    last_at       INTEGER,                    -- ns, our clock; of the newest feedback
+    last_uid      INTEGER,
+    last_window_count INTEGER,
+    last_duel_rating REAL,
+    last_reward   REAL,
+    histograms    BLOB NOT NULL,              -- accepted and rejected by local score, then each stage
+    PRIMARY KEY (span, start, source, hotkey)
+) STRICT, WITHOUT ROWID;
 ",
 ];
+
+/// Number of the schema from which on there are tallies.
+pub(super) const TALLIES: i64 = 3;
 
 /// Number of the schema that this program writes.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -140,6 +177,13 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction()?;
     for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
         transaction.execute_batch(step)?;
+    }
+    if found < TALLIES {
+        if found > 0 {
+            tracing::info!("Counting what an older version remembers, which can take a minute");
+        }
+        // After all steps: what counts today's way needs today's tables.
+        rollup::recount(&transaction)?;
     }
     transaction.pragma_update(None, "user_version", known)?;
     transaction.commit()?;

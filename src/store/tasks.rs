@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::learned::put_lane;
 use super::{
     Accepted, Answer, Delivery, Durable, FeedbackRecord, KeptResult, LaneKey, LaneRecord, Making, NewTask,
-    OpenTask, Outcome, Settled, Stage, Store, StoreError, TaskRecord, Verdict, blocking, decisions,
+    OpenTask, Outcome, Settled, Stage, Store, StoreError, TaskRecord, Verdict, blocking, decisions, rollup,
 };
 use crate::primitives::{LocalId, Prompt, PromptKind, Score, Seed, TaskId, UnixTime};
 use crate::splat::{MAX_PAYLOAD_BYTES, Spz};
@@ -34,6 +34,7 @@ impl Store {
                     return Ok(Accepted::Known(open));
                 }
                 settle(tx, &open.task.id, Stage::Declined, Outcome::Lost, Some("the source gave another task"), new.pulled_at)?;
+                rollup::count(tx, &open.task.id)?;
             }
             tx.execute(
                 &format!("INSERT INTO tasks ({TASK_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'accepted', 0)"),
@@ -257,9 +258,18 @@ impl Store {
             if let Some(feedback) = &settled.feedback {
                 insert_feedback(tx, &settled, feedback, lane)?;
             }
+            rollup::count(tx, &settled.task)?;
             put_lane(tx, lane, record)
         })
         .await
+    }
+
+    /// Counts everything that ended anew, as opening does after tables have changed.
+    ///
+    /// # Errors
+    /// When the database fails or holds what this program never writes.
+    pub async fn recount(&self) -> Result<(), StoreError> {
+        self.transaction(Durable::Process, |tx| rollup::recount(tx)).await
     }
 
     /// Removes the files of results whose task was settled before `before`, and files nobody knows
