@@ -46,7 +46,6 @@ async fn said(agent: &mut Agent, words: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the loop does not wait for room yet"]
 async fn a_full_disk_stops_the_pulls_and_loses_nothing() {
     let clock = Clock::system();
     let rules = ValidatorRules {

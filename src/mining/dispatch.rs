@@ -280,6 +280,9 @@ impl Miner {
 
     /// Whether the budget allows one more task.
     fn may_begin(&self, budget: Budget) -> bool {
+        if self.tools.room.is_full() {
+            return false;
+        }
         let limit = match budget {
             Budget::Endless => return true,
             Budget::Tasks(limit) => limit,

@@ -11,6 +11,7 @@ use super::lane::{Lane, LaneNo, OpenWork, WINDOW};
 use super::make::{Bench, MakeError, SeedSource, judge, make};
 use super::meaning::{PullMeaning, ReplyMeaning};
 use super::report;
+use super::room::Room;
 use super::source::TaskSource;
 use super::state::TaskState;
 use crate::clock::Clock;
@@ -28,6 +29,7 @@ use crate::workers::GenerateError;
 pub(super) struct Tools {
     pub(super) benches: Vec<Bench>,
     pub(super) store: Store,
+    pub(super) room: Room,
     pub(super) clock: Clock,
     pub(super) seeds: SeedSource,
     pub(super) settings: Settings,
@@ -177,7 +179,8 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Box<Pull
                 pulled_at: now,
             };
             let makes = |prompt: &Prompt| tools.makes(prompt);
-            let (work, again) = match tools.store.accept(new).await? {
+            let accepted = tools.room.insist(tools.clock, || tools.store.accept(new.clone()));
+            let (work, again) = match accepted.await? {
                 Accepted::New(task) => {
                     let state = TaskState::new(&task, makes, &tools.settings);
                     (OpenWork::new(task, state), "")
@@ -217,7 +220,8 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Box<Pull
                     found = Found::Foreign;
                 }
             }
-            tools.store.set_lane(key, cooldowns.record()).await?;
+            let record = cooldowns.record();
+            tools.room.insist(tools.clock, || tools.store.set_lane(key, record)).await?;
             found
         }
         PullMeaning::Nothing => {
@@ -251,7 +255,7 @@ pub(super) async fn attempt(
 ) -> Result<Made, StoreError> {
     tools.note(task.id, decisions).await;
     let bench = &tools.benches[card.0];
-    let attempt = tools.store.begin_attempt(task.id).await?;
+    let attempt = tools.room.tried(tools.store.begin_attempt(task.id).await)?.unwrap_or(task.attempts + 1);
     let seed = tools.seeds.seed();
     let candidate = match make(bench, &task.id, &task.prompt, seed, false).await {
         Ok(candidate) => candidate,
@@ -279,7 +283,9 @@ pub(super) async fn attempt(
         encoding: candidate.encoding,
         at: tools.clock.now(),
     };
-    let result = tools.store.keep(task.id, making, candidate.spz).await?;
+    let spz = Arc::clone(&candidate.spz);
+    let kept = tools.room.tried(tools.store.keep(task.id, making, candidate.spz).await)?;
+    let result = kept.unwrap_or(KeptResult { row: None, attempt, seed, spz, verdict: None });
     Ok(Made::Kept { result, handoff })
 }
 
@@ -296,10 +302,16 @@ pub(super) async fn score(
         let verdict = judge(bench, Some(&tools.store), &task.id, &task.prompt, &result.spz).await;
         (verdict, bench.scorer.is_some().then(|| started.elapsed()))
     };
+    if result.row.is_none() {
+        let verdict = Some(judging.await.0?);
+        return Ok(KeptResult { verdict, ..result });
+    }
     // The disk is given its time while the scorer works.
     let ((verdict, took), synced) = tokio::join!(judging, tools.store.sync(task.id, result.attempt));
-    synced?;
-    tools.store.judge(task.id, &result, verdict?, took).await
+    let verdict = verdict?;
+    tools.room.tried(synced)?;
+    let judged = tools.room.tried(tools.store.judge(task.id, &result, verdict, took).await)?;
+    Ok(judged.unwrap_or(KeptResult { verdict: Some(verdict), ..result }))
 }
 
 /// What a submission needs.
@@ -327,7 +339,7 @@ pub(super) async fn answer(tools: Arc<Tools>, order: AnswerOrder) -> Result<Box<
     {
         tracing::info!(task = %task.id.short(), %reason, "Declining a task");
     }
-    let submission = tools.store.intend(task.id, &answer, submit_time).await?;
+    let submission = tools.room.tried(tools.store.intend(task.id, &answer, submit_time).await)?;
     let spz = match &answer {
         Answer::Result(result) => Some(result.spz.as_bytes()),
         Answer::Empty(_) => None,
@@ -340,14 +352,19 @@ pub(super) async fn answer(tools: Arc<Tools>, order: AnswerOrder) -> Result<Box<
     let meaning = ReplyMeaning::read(&result, &answer);
     if let Ok(answered) = &result {
         cooldowns.observe(answered);
-        tools.store.delivered(submission, Delivery::from(&answered.timing)).await?;
+        if let Some(submission) = submission {
+            let delivery = Delivery::from(&answered.timing);
+            tools.room.tried(tools.store.delivered(submission, delivery).await)?;
+        }
     }
     let local = local_score(&answer);
     let cooldown_until = result.as_ref().ok().and_then(|answered| answered.reply.cooldown_until);
     let outcome = meaning.outcome(&answer, tries + 1);
     let Some(outcome) = outcome else {
         let error = unsettled(&meaning, &result);
-        tools.store.sent(task.id, submission, error.clone()).await?;
+        if let Some(submission) = submission {
+            tools.room.tried(tools.store.sent(task.id, submission, error.clone()).await)?;
+        }
         tracing::warn!(task = %task.id.short(), validator = %key.source.name(), error, "A submission is not settled, sending it again");
         return Ok(Box::new(Replied { cooldowns, took, meaning, outcome, at, local, cooldown_until: None }));
     };
@@ -403,7 +420,8 @@ async fn file(
         Answer::Result(_) => None,
     };
     let settled = Settled { task: task.id, outcome, reason, at, feedback };
-    tools.store.finish(settled, key, cooldowns.record()).await?;
+    let record = cooldowns.record();
+    tools.room.insist(tools.clock, || tools.store.finish(settled.clone(), key, record)).await?;
     match meaning.feedback() {
         Some(f) => {
             let next = cooldowns.due().saturating_since(at);

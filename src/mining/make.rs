@@ -199,7 +199,11 @@ pub async fn judge(
         && let Some(store) = store
     {
         let canary = Canary { prompt: prompt.clone(), spz: Arc::clone(spz), score: verdict };
-        store.set_canary(scorer.name(), canary).await?;
+        match store.set_canary(scorer.name(), canary).await {
+            // The one before does as well.
+            Err(error) if error.is_full() => {}
+            set => set?,
+        }
     }
     Ok(Verdict::Scored(verdict))
 }

@@ -20,6 +20,7 @@ use super::jobs::{self, Done, Tools};
 use super::lane::{Errand, Lane, LaneNo};
 use super::make::{Bench, SeedSource};
 use super::prices::Prices;
+use super::room::Room;
 use super::snapshot::Snapshot;
 use super::source::TaskSource;
 use super::state::Step;
@@ -194,7 +195,8 @@ impl Miner {
         let measures = Measures::recalled(&store, clock.now(), settings.gate_margin).await?;
         let now = clock.instant();
         let cards = benches.iter().map(|_| Card::new(now)).collect();
-        let tools = Arc::new(Tools { benches, store, clock, seeds, settings });
+        let room = Room::default();
+        let tools = Arc::new(Tools { benches, store, room, clock, seeds, settings });
         let mut miner = Self {
             tools,
             ours: Vec::with_capacity(members.len()),

@@ -29,6 +29,7 @@ mod passing;
 mod posterior;
 mod prices;
 mod report;
+mod room;
 mod roster;
 mod snapshot;
 mod source;

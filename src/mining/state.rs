@@ -306,7 +306,7 @@ pub(super) mod tests {
             f_dc: [0.0; 3],
         });
         let spz = Arc::new(SpzEncoder::default().encode(&splat).unwrap());
-        KeptResult { row: 1, attempt: 1, seed: Seed::new(1), spz, verdict }
+        KeptResult { row: Some(1), attempt: 1, seed: Seed::new(1), spz, verdict }
     }
 
     fn task(prompt: Prompt) -> TaskRecord {
@@ -372,12 +372,12 @@ pub(super) mod tests {
         let mut state = TaskState::Open(Tries::default());
         for (number, value) in [0.7, 0.9, 0.8].into_iter().enumerate() {
             let mut result = kept(Some(Verdict::Scored(score(value))));
-            result.row = number as i64;
+            result.row = Some(number as i64);
             state = advance(state, Event::Kept(kept(None)), &terms).0;
             state = advance(state, Event::Judged(result), &terms).0;
         }
         let TaskState::Answering { answer: Answer::Result(best), .. } = state else { panic!("{state:?}") };
-        assert_eq!(best.row, 1);
+        assert_eq!(best.row, Some(1));
         // A candidate that comes to nothing does not lose the good one before it.
         let one = Tries { passed: 1, best: Some(best), ..Tries::default() };
         let state =

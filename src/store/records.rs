@@ -91,7 +91,8 @@ impl Verdict {
 /// A finished result that survives a restart.
 #[derive(Debug, Clone)]
 pub struct KeptResult {
-    pub(crate) row: i64,
+    /// Nothing if the disk took no more: it is in memory alone.
+    pub(crate) row: Option<i64>,
     pub attempt: u32,
     pub seed: Seed,
     pub spz: Arc<Spz>,

@@ -134,7 +134,7 @@ impl Store {
                 ],
             )?;
             let row = tx.last_insert_rowid();
-            Ok(KeptResult { row, attempt: making.attempt, seed: making.seed, spz, verdict: None })
+            Ok(KeptResult { row: Some(row), attempt: making.attempt, seed: making.seed, spz, verdict: None })
         })
         .await
     }
@@ -190,7 +190,7 @@ impl Store {
     /// When the database fails or the task is not open.
     pub async fn intend(&self, task: LocalId, answer: &Answer, at: UnixTime) -> Result<i64, StoreError> {
         let (result, reason) = match answer {
-            Answer::Result(kept) => (Some(kept.row), None),
+            Answer::Result(kept) => (kept.row, None),
             Answer::Empty(reason) => (None, Some(reason.clone())),
         };
         self.transaction(Durable::Synced, move |tx| {
@@ -500,7 +500,7 @@ fn newest_result(
         (None, _) => None,
         (Some(other), _) => return Err(StoreError::corrupt("verdict", other)),
     };
-    Ok(Some(KeptResult { row, attempt, seed: Seed::new(seed), spz, verdict }))
+    Ok(Some(KeptResult { row: Some(row), attempt, seed: Seed::new(seed), spz, verdict }))
 }
 
 pub(super) fn prompt_kind(text: &str) -> Result<PromptKind, StoreError> {
