@@ -335,8 +335,10 @@ impl Miner {
         let grace = self.tools.settings.grace;
         for running in self.running.values() {
             let left = match running.job {
-                Job::Pull(_) | Job::Chore => Duration::MAX,
-                Job::Card(_, _, Turn::Making) if !self.measures.has_made() => Duration::MAX,
+                Job::Chore => Duration::MAX,
+                Job::Pull(_) | Job::Card(_, _, Turn::Making) if !self.measures.has_made() => Duration::MAX,
+                // Its task may be ours already: if there is time for that one, it is answered.
+                Job::Pull(_) => self.measures.candidate() + self.measures.answering(),
                 Job::Card(_, _, Turn::Making) => making.saturating_sub(now - running.since),
                 Job::Card(_, _, Turn::Judging) => judging.saturating_sub(now - running.since),
                 Job::Answer(_) => Duration::ZERO,

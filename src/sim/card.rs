@@ -203,6 +203,13 @@ impl Card {
         self.work(self.0.scoring).await;
     }
 
+    async fn move_of(&self, tenant: Tenant, moved: impl Future<Output = ()> + Send + 'static) {
+        if tenant == Tenant::Scorer {
+            // It only ends early with the runtime, and then nobody waits.
+            let _ended = self.0.jobs.spawn(moved).await;
+        }
+    }
+
     async fn serve(self, request: http::Request<Bytes>) -> Response<ReplyBody> {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/health") => reply(StatusCode::OK, Bytes::from_static(b"{}")),
@@ -239,19 +246,16 @@ impl Card {
     }
 }
 
+/// The generator stays where it is. A move that was begun is made, whoever waits for it.
 impl Effects for Card {
     fn unload(&self, tenant: Tenant) -> BoxFuture<'_, ()> {
-        match tenant {
-            Tenant::Scorer => Box::pin(self.unload_scorer()),
-            Tenant::Generator => Box::pin(std::future::ready(())),
-        }
+        let card = self.clone();
+        Box::pin(self.move_of(tenant, async move { card.unload_scorer().await }))
     }
 
     fn load(&self, tenant: Tenant) -> BoxFuture<'_, ()> {
-        match tenant {
-            Tenant::Scorer => Box::pin(self.reload_scorer()),
-            Tenant::Generator => Box::pin(std::future::ready(())),
-        }
+        let card = self.clone();
+        Box::pin(self.move_of(tenant, async move { card.reload_scorer().await }))
     }
 }
 
