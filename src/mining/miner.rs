@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::dendrite::CallError;
 use crate::net::Backoff;
 use crate::primitives::{Hotkey, Prompt, UnixTime, Untrusted};
-use crate::store::{Accepted, LaneKey, NewTask, Store, StoreError};
+use crate::store::{Accepted, LaneKey, LaneRecord, NewTask, Store, StoreError};
 
 /// How much to do before stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +149,12 @@ impl Miner {
 
     async fn open_lane(&mut self, source: TaskSource) -> Result<(), MinerError> {
         let key = LaneKey { source: source.id(), hotkey: self.hotkey };
-        let cooldowns = Cooldowns::new(self.store.lane(key).await?, self.settings.margin, self.clock);
+        let record = self.store.lane(key).await?;
+        let mut cooldowns = Cooldowns::new(record, self.settings.margin, self.clock);
+        // What the source last said may be lost with the old database.
+        if self.store.recovered().is_some() && record == LaneRecord::default() {
+            cooldowns.rest(self.settings.cooldown);
+        }
         // What has no result and no answer is pulled again: the source may have forgotten it, and
         // if not, gives the same task.
         let stored = self.store.open_task(key).await?.filter(|open| open.stage.is_past_making());
