@@ -163,7 +163,7 @@ async fn a_day_of_mining_breaks_no_cooldown_and_leaves_nothing_open() {
 #[tokio::test(start_paused = true)]
 async fn results_below_the_threshold_are_declined_after_one_retry() {
     let rules = ValidatorRules { threshold: 0.97, ..ValidatorRules::default() };
-    let network = Network::new(vec![Wanted { rules, image_share: 0.0, ..Wanted::default() }], "");
+    let network = Network::new(vec![Wanted { rules, image_share: 0.0 }], "");
     let data = tempfile::tempdir().unwrap();
     network.agent(data.path()).await.run(Budget::Tasks(5), CancellationToken::new()).await.unwrap();
     network.assert_clean();

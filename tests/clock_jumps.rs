@@ -72,7 +72,7 @@ async fn each_jump_at_any_moment_costs_no_time() {
 #[tokio::test(start_paused = true)]
 async fn a_clock_set_between_two_processes_makes_no_pull_early() {
     // Right again after it was behind; ahead by what a restart reckons with; back, which costs as much.
-    let jumps = [(3_600_000, 3_600), (60_000, 60), (0, 1), (-3_700, 2), (0, -3_600), (3_600_000, -60)];
+    let jumps = [(3_600_000, 3_600), (60_000, 60), (0, 1), (-3_700, 1), (0, -3_600), (3_600_000, -60)];
     for (ahead_ms, seconds) in jumps {
         let network = Network::new(&[ahead_ms], WORK);
         let data = tempfile::tempdir().unwrap();

@@ -63,7 +63,7 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 const BLIND_SLACK: Duration = Duration::from_secs(2);
 
 /// Our clock may have been set ahead by so much since the record was written.
-const RESTART_SLACK: Duration = Duration::from_secs(2);
+const RESTART_SLACK: Duration = Duration::from_secs(1);
 
 /// C, a validator's time from task to task, by what it answered to a submission: from its
 /// `cooldown_until`, when it had assigned the task, when it booked the answer and its T, all by its
