@@ -89,7 +89,10 @@ impl Cooldowns {
         let origin = clock.moment();
         let recorded =
             record.clock_offset.filter(|offset| u128::from(offset.unsigned_abs()) <= LONGEST.as_nanos());
-        let assumed = i128::from(recorded.unwrap_or(0).min(0)) - nanos(RESTART_SLACK);
+        let assumed = match recorded {
+            Some(offset) => i128::from(offset.min(0)) - nanos(RESTART_SLACK),
+            None => -nanos(BLIND_SLACK),
+        };
         let mut lane = Self {
             clock,
             origin,
