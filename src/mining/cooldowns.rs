@@ -77,8 +77,8 @@ pub fn cooldown_from_reply(
     booked: UnixTime,
     throttle: Duration,
 ) -> Duration {
-    // until = max(booked + C - T, assigned + C): either would make C this long, and the larger
-    // of the two ends is the one that stands.
+    // until = max(booked + C - T, assigned + C): neither of the two below is shorter than C, and that
+    // of the end that stands is C.
     until.saturating_since(assigned).min((until + throttle).saturating_since(booked))
 }
 
