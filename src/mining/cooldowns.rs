@@ -63,7 +63,7 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 const BLIND_SLACK: Duration = Duration::from_secs(2);
 
 /// Our clock may have been set ahead by so much since the record was written.
-const RESTART_SLACK: Duration = Duration::from_secs(2);
+const RESTART_SLACK: Duration = Duration::from_secs(1);
 
 /// C, a validator's time from task to task, by what it answered to a submission: from its
 /// `cooldown_until`, when it had assigned the task, when it booked the answer and its T, all by its
@@ -77,8 +77,8 @@ pub fn cooldown_from_reply(
     booked: UnixTime,
     throttle: Duration,
 ) -> Duration {
-    // until = max(booked + C - T, assigned + C): either would make C this long, and the larger
-    // of the two ends is the one that stands.
+    // until = max(booked + C - T, assigned + C): neither of the two below is shorter than C, and that
+    // of the end that stands is C.
     until.saturating_since(assigned).min((until + throttle).saturating_since(booked))
 }
 
@@ -89,7 +89,10 @@ impl Cooldowns {
         let origin = clock.moment();
         let recorded =
             record.clock_offset.filter(|offset| u128::from(offset.unsigned_abs()) <= LONGEST.as_nanos());
-        let assumed = i128::from(recorded.unwrap_or(0).min(0)) - nanos(RESTART_SLACK);
+        let assumed = match recorded {
+            Some(offset) => i128::from(offset.min(0)) - nanos(RESTART_SLACK),
+            None => -nanos(BLIND_SLACK),
+        };
         let mut lane = Self {
             clock,
             origin,

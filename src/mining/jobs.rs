@@ -19,8 +19,8 @@ use crate::dendrite::{Answered, CallError, Submission};
 use crate::net::Backoff;
 use crate::primitives::{LocalId, Prompt, Score, UnixTime, Untrusted};
 use crate::store::{
-    Accepted, Answer, DecisionRecord, Delivery, FeedbackRecord, KeptResult, LaneKey, Making, NewTask,
-    Outcome, Settled, Store, StoreError, TaskRecord, Verdict,
+    Accepted, Answer, DecisionRecord, Delivery, FeedbackRecord, KeptResult, LaneKey, LaneRecord, Making,
+    NewTask, Outcome, Settled, Store, StoreError, TaskRecord, Verdict,
 };
 use crate::workers::GenerateError;
 
@@ -441,7 +441,12 @@ pub(super) async fn open(
     key: LaneKey,
     source: TaskSource,
 ) -> Result<Box<Lane>, StoreError> {
-    let cooldowns = Cooldowns::new(tools.store.lane(key).await?, tools.settings.margin, tools.clock);
+    let record = tools.store.lane(key).await?;
+    let mut cooldowns = Cooldowns::new(record, tools.settings.margin, tools.clock);
+    // What the source last said may be lost with the old database.
+    if tools.store.recovered().is_some() && record == LaneRecord::default() {
+        cooldowns.rest(tools.settings.cooldown);
+    }
     // What has no result and no answer is pulled again: the source may have forgotten it, and if not,
     // gives the same task.
     let stored = tools.store.open_task(key).await?.filter(|open| open.stage.is_past_making());

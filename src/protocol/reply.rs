@@ -105,6 +105,9 @@ struct RawSubmit {
 /// Largest score that is told from any other: the formula of workers.md 2.4 stays below 1.4.
 const MAX_SCORE: f64 = 2.0;
 
+/// A day: no generation is for free for longer.
+const MAX_THROTTLE_S: u64 = 86_400;
+
 /// Ratings are held between 0 and 3000 by the validators (rules.md R7).
 const MAX_RATING: f64 = 1e6;
 
@@ -131,7 +134,7 @@ impl PullReply {
         Ok(Self {
             task: task.map(Task::try_from).transpose()?,
             threshold: held(raw.validation_threshold, MAX_SCORE)?,
-            throttle_s: raw.throttle_period,
+            throttle_s: raw.throttle_period.min(MAX_THROTTLE_S),
             cooldown_until: cooldown(raw.cooldown_until),
             violations: raw.cooldown_violations,
         })
@@ -269,6 +272,11 @@ mod tests {
             PullReply::read(body.as_bytes()).unwrap().threshold.get()
         };
         assert_eq!((pulled("-5"), pulled("1e308"), pulled("0.61")), (0.0, 2.0, 0.61));
+        let throttle = |seconds: &str| {
+            let body = format!(r#"{{"throttle_period":{seconds}}}"#);
+            PullReply::read(body.as_bytes()).unwrap().throttle_s
+        };
+        assert_eq!((throttle("-5"), throttle("0"), throttle("1e308"), throttle("30.5")), (0, 0, 86_400, 30));
         let body = br#"{"feedback":{"task_fidelity_score":7e200,"average_fidelity_score":-1,
             "current_duel_rating":1e300,"current_miner_reward":1e300}}"#;
         let feedback = SubmitReply::read(body).unwrap().feedback.unwrap();

@@ -43,6 +43,8 @@ pub struct Validator {
     address: SocketAddr,
     book: Arc<Mutex<Book>>,
     clock: Clock,
+    /// Of its clock.
+    pub hands: Hands,
     ahead: i64,
 }
 
@@ -55,7 +57,7 @@ struct Book {
 
 impl Validator {
     fn new(number: u16, ahead_ms: i64, scoring: Duration) -> Self {
-        let clock = Clock::starting_at(START);
+        let (clock, hands) = Clock::adjustable(START);
         let ahead = ahead_ms * 1_000_000;
         let seed = 17 + u64::from(number);
         let settings = DevAxonSettings {
@@ -69,7 +71,7 @@ impl Validator {
         let axon = DevAxon::new(key, clock, settings, TaskMaker::new(seed, 0.0));
         axon.register(Uid(100), *HotkeyPair::dev("miner").hotkey());
         let address = SocketAddr::from(([127, 0, 0, 1], 9_000 + number));
-        Self { axon, address, book: Arc::default(), clock, ahead }
+        Self { axon, address, book: Arc::default(), clock, hands, ahead }
     }
 
     /// Its axon at the end of a network, with somebody who notes how late each pull is.

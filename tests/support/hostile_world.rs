@@ -283,9 +283,14 @@ impl Theatre {
 
     /// Gives the agent a task before it asks: the first validator hands out this one.
     pub fn assign(&self, id: &str, prompt: Prompt) {
+        self.assign_at(0, id, prompt);
+    }
+
+    /// The same for any validator.
+    pub fn assign_at(&self, number: usize, id: &str, prompt: Prompt) {
         let miner = HotkeyPair::dev("miner");
         let task = DevTask { id: TaskId::new(id).unwrap(), prompt };
-        self.axons[0].ledger(|ledger| ledger.pull(miner.hotkey(), self.clock.now(), || task));
+        self.axons[number].ledger(|ledger| ledger.pull(miner.hotkey(), self.clock.now(), || task));
     }
 
     /// How often something is in the first validator's book.
