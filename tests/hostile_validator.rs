@@ -382,7 +382,8 @@ async fn submissions_answered_with_403() {
     });
     theatre.run(2).await;
     theatre.log.expect(1, "The task is closed without feedback");
-    assert_eq!((theatre.log.warnings().len(), theatre.booked("accepted")), (0, 1));
+    theatre.log.expect(1, "Another process seems to use this hotkey");
+    assert_eq!((theatre.log.warnings().len(), theatre.booked("accepted")), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -283,14 +283,20 @@ impl Miner {
         if self.tools.room.is_full() {
             return false;
         }
+        let begun = |lane: &&Lane| match lane.errand {
+            Errand::Resting => false,
+            // One that its validator does not settle may take for ever; others end meanwhile.
+            Errand::Open(ref work) | Errand::Answering(ref work) => {
+                budget == Budget::Once || !work.state.is_unsettled()
+            }
+            Errand::Pulling | Errand::Making(_) => true,
+        };
         let limit = match budget {
             Budget::Endless => return true,
             Budget::Tasks(limit) => limit,
             Budget::Once => 1,
         };
-        let resting = self.resting.len();
-        let begun = (self.lanes.len() - resting) as u64;
-        self.opening == 0 && self.ended + begun < limit
+        self.opening == 0 && self.ended + (self.lanes.values().filter(begun).count() as u64) < limit
     }
 
     /// Room for one more task: when it came about, and the card whose generator is to be looked at

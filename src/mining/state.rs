@@ -142,6 +142,11 @@ impl TaskState {
         }
     }
 
+    /// Whether an answer has left and did not settle the task.
+    pub const fn is_unsettled(&self) -> bool {
+        matches!(self, Self::Answering { tries: 1.., .. })
+    }
+
     /// Candidates that came to nothing, while more are made.
     pub const fn failed(&self) -> u32 {
         match self {
