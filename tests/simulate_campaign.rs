@@ -179,8 +179,9 @@ impl Findings {
              seeds; in brackets the failed ones.\nThe policies meet the same luck as the agent. Table: the best \
              gated column of rules.md R9. Auto: the agent with\n`decide.unscored = \"auto\"`, and the best column \
              of all of the policies beside it.\n\n\
-             | q | K | table | agent | of it | gate or empty | one retry | three retries | blocking, polling | auto | \
-             best of all |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+             | q | K | table | agent | of it | gate or empty | one retry | three retries | blocking, polling | agent / \
+             blocking | auto | best of all |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         );
         for (number, cell) in CELLS.iter().enumerate() {
             let of = |unscored: &str| -> Vec<&Outcome> {
@@ -207,8 +208,12 @@ impl Findings {
                 marks.push(format!("{theirs:.1}{mark}"));
             }
             let blocking = accepted("blocking, polling");
-            let close = self.expect(*validators < 8 || agent >= 1.09 * blocking, || {
-                format!("{name}: {:.3} of the blocking policy", agent / blocking)
+            // Blocking loses five seconds per submission. With poor luck that is too small a part of
+            // the card time between two of them: 7 % of 62 s at q 0.55, whatever the agent does.
+            let may_differ = *validators >= 8 && *pass >= 0.8;
+            let above = agent / blocking;
+            let close = self.expect(!may_differ || above >= 1.09, || {
+                format!("{name}: {above:.3} of the blocking policy")
             });
             let best = GATED.iter().map(|gate| accepted(gate)).fold(accepted("submit all"), f64::max);
             let free = mean(&auto, "agent", "accepted_per_h");
@@ -217,7 +222,7 @@ impl Findings {
             });
             let _ = writeln!(
                 self.tables,
-                "| {pass:.2} | {validators} | {:.1} | {agent:.1} ({:.1}) | {:.1} %{off} | {} | {blocking:.1}{close} | \
+                "| {pass:.2} | {validators} | {:.1} | {agent:.1} ({:.1}) | {:.1} %{off} | {} | {blocking:.1} | {above:.3}{close} | \
                  {free:.1} ({:.1}){behind} | {best:.1} |",
                 cell.best_gated(),
                 mean(&gated, "agent", "failed_per_h"),

@@ -1,6 +1,6 @@
 //! What things take and bring, as measured by this process: the figures behind every decision.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::calibration::{Calibration, ScorePair};
@@ -84,6 +84,9 @@ pub(super) struct Measures {
     gate_margin: f64,
     /// How each validator answered results that were good here, newest first.
     acceptance: HashMap<SourceId, VecDeque<Pair>>,
+    /// Those that refuse what should pass, beyond chance: asked for at every turn, so found once per
+    /// answer.
+    demoted: HashSet<SourceId>,
     /// C and T as replies showed them.
     pub(super) cooldown: Mean,
     pub(super) throttle: Option<Duration>,
@@ -102,6 +105,7 @@ impl Measures {
             calibration: Calibration::new([], gate_margin),
             gate_margin,
             acceptance: HashMap::new(),
+            demoted: HashSet::new(),
             cooldown: Mean::default(),
             throttle: None,
         }
@@ -201,6 +205,15 @@ impl Measures {
         let answers = self.acceptance.entry(source).or_default();
         answers.push_front(pair);
         answers.truncate(ACCEPTANCE);
+        let mut acceptance = Acceptance::default();
+        for Pair { local, threshold, accepted, .. } in &*answers {
+            acceptance.observe(local.get(), threshold.get(), *accepted);
+        }
+        if acceptance.demotes() {
+            self.demoted.insert(source);
+        } else {
+            self.demoted.remove(&source);
+        }
         // One validator that refuses everything says nothing about the scorer.
         if pair.accepted || !self.is_demoted(&source) {
             self.pairs.push_front(pair);
@@ -226,13 +239,7 @@ impl Measures {
 
     /// Whether a validator refuses what should pass, beyond chance.
     pub(super) fn is_demoted(&self, source: &SourceId) -> bool {
-        self.acceptance.get(source).is_some_and(|answers| {
-            let mut acceptance = Acceptance::default();
-            for Pair { local, threshold, accepted, .. } in answers {
-                acceptance.observe(local.get(), threshold.get(), *accepted);
-            }
-            acceptance.demotes()
-        })
+        self.demoted.contains(source)
     }
 
     pub(super) fn economy(&self, lanes: usize, cards: usize, settings: &Settings) -> Economy {
