@@ -9,8 +9,10 @@ Usage: scripts/campaign.sh NAME [SIZE]
 
   kills [N]    kill -9 at N random moments (300) over a development network in its own process
   hostile [N]  N random hostile replies (1000) of fake validators and workers to the real binary
+  simulate [N] the capacity table and the table of luck of rules.md with N seeds (5), and two large ones; their
+               tables replace the section "Simulations" of docs/measurements.md
 
-The seed is random; SN17_SEED=N sets it. Exit status: that of the campaign, 2 for wrong arguments.
+The seed is random, 1 for simulations; SN17_SEED=N sets it. Exit status: that of the campaign, 2 for wrong arguments.
 TEXT
 }
 
@@ -29,6 +31,15 @@ case $name in
         export SN17_HOSTILE=$size
         test=(--test hostile_campaign hostile_campaign)
         ;;
+    simulate)
+        size=${2-5}
+        unit=seeds
+        export SN17_SIMULATE=$size
+        export SN17_SEED=${SN17_SEED-1}
+        SN17_TABLES=$(mktemp)
+        export SN17_TABLES
+        test=(--test simulate_campaign full_size)
+        ;;
     -h | --help)
         usage
         exit 0
@@ -46,7 +57,7 @@ fi
 export SN17_SEED=${SN17_SEED-$((RANDOM * 32768 + RANDOM))}
 cargo build --quiet --release --locked "${test[@]:0:2}"
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log" ${SN17_TABLES+"$SN17_TABLES"}' EXIT
 status=0
 started=$SECONDS
 cargo test --quiet --release --locked "${test[@]}" -- --ignored --exact --nocapture 2>&1 | tee "$log" || status=$?
@@ -64,5 +75,13 @@ ROW=$row awk '
     campaigns && /^\| --- / { print ENVIRON["ROW"] }
 ' docs/measurements.md >"$log"
 cp "$log" docs/measurements.md
+if [[ -s ${SN17_TABLES-} ]]; then
+    awk '
+        !/^## / && skipping { next }
+        { skipping = ($0 == "## Simulations"); print }
+        skipping { print ""; while ((getline line < ENVIRON["SN17_TABLES"]) > 0) print line; print "" }
+    ' docs/measurements.md >"$log"
+    cp "$log" docs/measurements.md
+fi
 echo "$row"
 exit "$status"

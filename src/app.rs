@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,10 +14,10 @@ use crate::chain::{ChainClient, ChainHandle, Follower, Jitter, Link};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::dendrite::{AxonAddress, Dendrite};
-use crate::gpu::Arbiter;
+use crate::gpu::{Arbiter, Effects};
 use crate::mining::{
-    Admission, Bench, Budget, Finish, Miner, MinerError, SeedSource, Setup, Snapshot, Subnet, TaskSource,
-    ValidatorSource,
+    Admission, Bench, Budget, Finish, Member, Miner, MinerError, SeedSource, Setup, Snapshot, Subnet, Tally,
+    TaskSource, ValidatorSource,
 };
 use crate::net::{Connections, Endpoint, NetError, Transport};
 use crate::primitives::{CardId, Hotkey, Uid};
@@ -32,7 +32,8 @@ use crate::workers::{Generator, GeneratorSettings, Scorer, ScorerSettings};
 pub struct World {
     pub clock: Clock,
     pub seeds: SeedSource,
-    pub hotkey: Arc<HotkeyPair>,
+    /// Those to mine with.
+    pub hotkeys: Vec<Arc<HotkeyPair>>,
     pub peers: Peers,
     pub transports: Transports,
     /// The chain that names validators and knows our registration; `None` if `peers` names them.
@@ -60,8 +61,30 @@ impl fmt::Debug for ChainWorld {
 #[derive(Debug, Clone)]
 pub struct Peers {
     pub validators: Vec<(AxonAddress, Option<Uid>)>,
+    /// At least one.
+    pub cards: Vec<CardPeers>,
+}
+
+impl Peers {
+    /// One card that holds a generator and perhaps a scorer together.
+    pub fn on_one_card(
+        validators: Vec<(AxonAddress, Option<Uid>)>,
+        card: CardId,
+        generator: Endpoint,
+        scorer: Option<Endpoint>,
+    ) -> Self {
+        Self { validators, cards: vec![CardPeers { card, generator, scorer, effects: None }] }
+    }
+}
+
+/// A card and the workers on it.
+#[derive(Debug, Clone)]
+pub struct CardPeers {
+    pub card: CardId,
     pub generator: Endpoint,
     pub scorer: Option<Endpoint>,
+    /// How its workers are moved in and out; `None`: they fit together.
+    pub effects: Option<Arc<dyn Effects>>,
 }
 
 /// How each kind of peer is reached.
@@ -115,7 +138,7 @@ pub enum AppError {
 pub struct App {
     miner: Miner,
     chain: Option<(Follower, Keeper)>,
-    hotkey: Hotkey,
+    hotkeys: Vec<Hotkey>,
     /// Given up before the locks, which keep the next agent from its name.
     api: Option<(LocalApi, StatusSource)>,
     grace: Duration,
@@ -151,7 +174,7 @@ impl Keeper {
 }
 
 /// What candidates are made with, by the settings.
-pub fn bench(settings: &Settings, clock: Clock, peers: &Peers, transports: &Transports) -> Bench {
+pub fn bench(settings: &Settings, clock: Clock, peers: &CardPeers, transports: &Transports) -> Bench {
     let generator = &settings.generator;
     let generator = Generator::new(
         GeneratorSettings {
@@ -172,12 +195,12 @@ pub fn bench(settings: &Settings, clock: Clock, peers: &Peers, transports: &Tran
     Bench {
         generator,
         scorer,
-        arbiter: Arbiter::new(card(settings), clock),
+        arbiter: Arbiter::new(peers.card.clone(), clock).with_effects(peers.effects.clone()),
         encoder: SpzEncoder::new(settings.zstd_level),
     }
 }
 
-/// The one card there is.
+/// The card of the configuration.
 pub fn card(settings: &Settings) -> CardId {
     CardId { host: "localhost".into(), uuid: settings.card.clone() }
 }
@@ -203,58 +226,90 @@ impl App {
     /// # Errors
     /// When a lock is held by another process or the store cannot be used.
     pub async fn build(settings: &Settings, world: World) -> Result<Self, AppError> {
-        let hotkey = *world.hotkey.hotkey();
+        let hotkeys: Vec<Hotkey> = world.hotkeys.iter().map(|pair| *pair.hotkey()).collect();
         let mut locks = vec![lock_data(&world.data)?];
         if world.locks.hotkey {
-            locks.push(ProcessLock::take(
-                &runtime_dir(),
-                &format!("hotkey-{hotkey}"),
-                &format!("hotkey {hotkey}"),
-            )?);
+            for hotkey in &hotkeys {
+                let (name, what) = (format!("hotkey-{hotkey}"), format!("hotkey {hotkey}"));
+                locks.push(ProcessLock::take(&runtime_dir(), &name, &what)?);
+            }
         }
         if world.locks.card {
             locks.push(lock_card(settings)?);
         }
         let store = Store::open(&world.data).await?;
-        let bench = bench(settings, world.clock, &world.peers, &world.transports);
-        let dendrite = Arc::new(Dendrite::new(
-            world.hotkey,
-            world.clock,
-            settings.dendrite,
-            world.transports.pulls,
-            world.transports.submissions,
-        ));
-        let sources = world
+        let benches = world
             .peers
-            .validators
-            .into_iter()
-            .map(|(axon, uid)| {
-                TaskSource::Validator(ValidatorSource { dendrite: Arc::clone(&dendrite), axon, uid })
-            })
+            .cards
+            .iter()
+            .map(|card| bench(settings, world.clock, card, &world.transports))
             .collect();
-        let mut subnet = None;
         let mut chain = None;
         if let Some(ChainWorld { client, jitter, admission }) = world.chain {
             let network = settings.network.as_str();
             let kept = store.metagraph(network, settings.netuid).await?.map(Arc::new);
-            let (follower, handle) = Follower::new(client, vec![hotkey], jitter, kept);
-            let register = settings.how_to_register();
-            let dendrite = Arc::clone(&dendrite);
-            subnet = Some(Subnet::new(handle.clone(), dendrite, settings.netuid, admission, register));
-            chain = Some((follower, Keeper { chain: handle, store: store.clone(), network }));
+            let (follower, handle) = Follower::new(client, hotkeys.clone(), jitter, kept);
+            chain = Some((follower, Keeper { chain: handle, store: store.clone(), network }, admission));
         }
+        let mut names = settings.hotkeys.iter();
+        let members = world
+            .hotkeys
+            .into_iter()
+            .map(|pair| {
+                let hotkey = *pair.hotkey();
+                let dendrite = Arc::new(Dendrite::new(
+                    pair,
+                    world.clock,
+                    settings.dendrite,
+                    world.transports.pulls.clone(),
+                    world.transports.submissions.clone(),
+                ));
+                let source = |(axon, uid): &(AxonAddress, Option<Uid>)| {
+                    TaskSource::Validator(ValidatorSource {
+                        dendrite: Arc::clone(&dendrite),
+                        axon: *axon,
+                        uid: *uid,
+                    })
+                };
+                let sources = world.peers.validators.iter().map(source).collect();
+                let name = names.next().unwrap_or(&settings.wallet.hotkey);
+                let subnet = chain.as_ref().map(|(_, keeper, admission)| {
+                    Subnet::new(
+                        keeper.chain.clone(),
+                        Arc::clone(&dendrite),
+                        hotkeys.clone(),
+                        settings.netuid,
+                        admission.clone(),
+                        settings.how_to_register_as(name),
+                    )
+                });
+                Member { hotkey, sources, subnet }
+            })
+            .collect();
         let setup = Setup {
-            hotkey,
-            sources,
-            subnet,
-            bench,
+            members,
+            benches,
             store,
             clock: world.clock,
             seeds: world.seeds,
             settings: settings.mining.clone(),
         };
         let miner = Miner::resume(setup).await?;
-        Ok(Self { miner, chain, hotkey, api: None, grace: settings.grace, clock: world.clock, _locks: locks })
+        let chain = chain.map(|(follower, keeper, _)| (follower, keeper));
+        Ok(Self {
+            miner,
+            chain,
+            hotkeys,
+            api: None,
+            grace: settings.grace,
+            clock: world.clock,
+            _locks: locks,
+        })
+    }
+
+    /// Counts of the run to come.
+    pub fn tally(&self) -> Arc<Mutex<Tally>> {
+        self.miner.tally()
     }
 
     /// What the loop shows of itself, and what the chain says.
@@ -275,10 +330,10 @@ impl App {
         let (snapshot, chain) = self.watch();
         let identity = Identity {
             process: Process { pid: std::process::id(), started_at: self.clock.now() },
-            hotkey: self.hotkey,
+            hotkeys: self.hotkeys.clone(),
             network: settings.network.as_str(),
             netuid: settings.netuid,
-            how_to_register: settings.how_to_register(),
+            how_to_register: settings.hotkeys.iter().map(|name| settings.how_to_register_as(name)).collect(),
         };
         let source = StatusSource { identity, clock: self.clock, snapshot, chain, data: data.to_owned() };
         self.api = Some((api, source));

@@ -35,4 +35,6 @@ pub mod api;
 pub mod app;
 pub mod devnet;
 
+pub mod sim;
+
 pub mod cli;

@@ -20,7 +20,7 @@ use sn17_miner::devnet::scorer::{DevScorer, DevScorerSettings};
 use sn17_miner::devnet::tasks::TaskMaker;
 use sn17_miner::mining::{Budget, Finish, SeedSource};
 use sn17_miner::net::Endpoint;
-use sn17_miner::primitives::{Uid, UnixTime};
+use sn17_miner::primitives::{CardId, Uid, UnixTime};
 use sn17_miner::wallet::HotkeyPair;
 use tokio_util::sync::CancellationToken;
 
@@ -58,9 +58,10 @@ impl Network {
                 let seed = 17 + number as u64;
                 let settings = DevAxonSettings {
                     rules: wanted.rules,
-                    judge: AxonJudge { seed, ..AxonJudge::default() },
+                    judge: AxonJudge { seed, ..AxonJudge::default() }.into(),
                     scoring: Duration::from_secs(4),
                     clock_ahead: wanted.clock_ahead_ms * 1_000_000,
+                    ..DevAxonSettings::default()
                 };
                 let key = HotkeyPair::dev(&format!("validator-{number}"));
                 let axon = DevAxon::new(key, clock, settings, TaskMaker::new(seed, wanted.image_share));
@@ -100,12 +101,13 @@ impl Network {
         let world = World {
             clock: self.clock,
             seeds: SeedSource::fixed(42),
-            hotkey: Arc::new(HotkeyPair::dev("miner")),
-            peers: Peers {
+            hotkeys: vec![Arc::new(HotkeyPair::dev("miner"))],
+            peers: Peers::on_one_card(
                 validators,
-                generator: Endpoint::of(generator),
-                scorer: self.settings.scorer.as_ref().map(|_| Endpoint::of(scorer)),
-            },
+                CardId { host: "here".into(), uuid: "0".into() },
+                Endpoint::of(generator),
+                self.settings.scorer.as_ref().map(|_| Endpoint::of(scorer)),
+            ),
             transports: Transports {
                 pulls: transport.clone(),
                 submissions: transport.clone(),
@@ -155,7 +157,7 @@ async fn a_day_of_mining_breaks_no_cooldown_and_leaves_nothing_open() {
     assert_eq!(network.open_tasks(), 0);
     assert_eq!(network.count("assigned"), 400);
     assert_eq!(network.count("accepted"), 400);
-    // One thing after the other: 25 s generation, 3 s scoring, 4 s at the validator, four validators.
+    // Side by side: 25 s generation, 3 s scoring, 4 s at each of four validators.
     let hours = network.clock.now().saturating_since(START).as_secs_f64() / 3_600.0;
     let period = 300.0 + 4.0 + 1.2;
     assert!(hours < 100.0 * period / 3_600.0 + 0.1, "{hours} h");
@@ -175,14 +177,14 @@ async fn validators_with_other_clocks_are_never_asked_early() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn results_below_the_threshold_are_declined_after_one_retry() {
+async fn results_below_the_threshold_are_declined_after_the_retries() {
     let rules = ValidatorRules { threshold: 0.97, ..ValidatorRules::default() };
     let network = Network::new(vec![Wanted { rules, image_share: 0.0, ..Wanted::default() }], "");
     let data = tempfile::tempdir().unwrap();
     network.agent(data.path()).await.run(Budget::Tasks(5), CancellationToken::new()).await.unwrap();
     network.assert_clean();
     assert_eq!((network.count("empty"), network.count("low"), network.count("accepted")), (5, 0, 0));
-    assert_eq!(network.generator.counts().requests, 5 * 2, "one retry with a new seed each");
+    assert_eq!(network.generator.counts().requests, 5 * 4, "three retries with a new seed each");
 }
 
 #[tokio::test(start_paused = true)]

@@ -118,7 +118,7 @@ async fn deregistration_stops_pulling_and_registration_resumes_it() {
     let net = Net::new(3, "[network]\nsync_interval = \"60s\"\n");
     let app = net.agent().await;
     let (shown, _) = app.watch();
-    let standing = || shown.borrow().as_ref().map(|snapshot| snapshot.standing);
+    let standing = || shown.borrow().as_ref().map(|snapshot| snapshot.members[0].standing);
     let stop = CancellationToken::new();
     let (finish, ()) = tokio::join!(app.run(Budget::Tasks(12), stop), async {
         net.until("a task in flight", || net.count("accepted") >= 3 && net.open() == 1).await;

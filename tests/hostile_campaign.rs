@@ -140,8 +140,11 @@ async fn round(campaign: &Arc<Campaign>, count: usize) -> Measured {
     let mut validators = Vec::new();
     for number in 0..VALIDATORS {
         let seed = campaign.seed.wrapping_add(u64::from(number));
-        let settings =
-            DevAxonSettings { rules, judge: AxonJudge { seed, noise: 0.0 }, ..DevAxonSettings::default() };
+        let settings = DevAxonSettings {
+            rules,
+            judge: AxonJudge { seed, noise: 0.0 }.into(),
+            ..DevAxonSettings::default()
+        };
         let key = HotkeyPair::dev(&format!("validator-{number}"));
         let axon = DevAxon::new(key, clock, settings, TaskMaker::new(seed, 0.2));
         axon.register(Uid(100), *HotkeyPair::dev("miner").hotkey());

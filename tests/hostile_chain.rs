@@ -177,7 +177,7 @@ async fn neurons_that_share_a_hotkey() {
     let stop = tokio_util::sync::CancellationToken::new();
     let budget = sn17_miner::mining::Budget::Tasks(6);
     app.run(budget, stop).await.unwrap();
-    assert_eq!(shown.borrow().as_ref().unwrap().standing, Standing::Registered { uid: Uid(2) });
+    assert_eq!(shown.borrow().as_ref().unwrap().members[0].standing, Standing::Registered { uid: Uid(2) });
     assert_eq!(net.asked(elsewhere), 0);
     assert!(!net.log.with("share a hotkey").is_empty());
     net.assert_settled();

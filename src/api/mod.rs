@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 pub use client::{AskError, ask};
 pub use server::{ListenError, LocalApi, SocketFile};
 pub use status::{
-    ChainStatus, FeedbackLine, Identity, LaneStatus, MetagraphStatus, Place, Process, RegistrationStatus,
-    Status, StatusSource, TaskStatus,
+    ChainStatus, FeedbackLine, HotkeyStatus, Identity, LaneStatus, MetagraphStatus, Place, Process,
+    RegistrationStatus, Status, StatusSource, TaskStatus,
 };
 
 /// Name of the socket in the data directory.

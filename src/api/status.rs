@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::chain::{ChainHandle, Link, Metagraph, Neuron};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::mining::{Cooldowns, Snapshot, Standing};
+use crate::mining::{CardSnapshot, Cooldowns, EconomySnapshot, Snapshot, Standing};
 use crate::primitives::{Hotkey, Netuid, PromptKind, Rao, SourceId, Uid, UnixTime, Untrusted};
 use crate::store::{FeedbackFilter, FeedbackReader, FeedbackRow, Outcome, ReadError, Remembered, Stage};
 
@@ -25,19 +25,29 @@ pub struct Status {
     pub version: String,
     /// Nothing if no agent runs: the rest is what the last one remembered.
     pub process: Option<Process>,
-    /// Nothing if no agent runs and none has had a task.
-    pub hotkey: Option<Hotkey>,
+    /// None if no agent runs and none has had a task.
+    pub hotkeys: Vec<HotkeyStatus>,
     pub network: String,
     pub netuid: Netuid,
-    pub registration: RegistrationStatus,
     pub chain: ChainStatus,
+    /// None if no agent runs.
+    pub cards: Vec<CardSnapshot>,
+    /// What decisions go by; nothing if no agent runs.
+    pub economy: Option<EconomySnapshot>,
     pub lanes: Vec<LaneStatus>,
-    /// False while the generator refuses connections and nothing is pulled; nothing if no agent runs.
-    pub generator_reachable: Option<bool>,
     /// Tasks that have ended since the start; nothing if no agent runs.
     pub ended: Option<u64>,
     /// The last replies of validators, oldest first.
     pub feedback: Vec<FeedbackLine>,
+}
+
+/// One of our hotkeys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HotkeyStatus {
+    pub hotkey: Hotkey,
+    pub registration: RegistrationStatus,
+    /// Nothing is pulled with it until then: another process seems to use it.
+    pub paused_until: Option<UnixTime>,
 }
 
 /// The process that mines.
@@ -100,10 +110,11 @@ pub struct MetagraphStatus {
     pub stake_coverage: f64,
 }
 
-/// One validator, as far as we are concerned.
+/// One of our hotkeys at one validator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LaneStatus {
-    /// Its hotkey.
+    pub hotkey: Hotkey,
+    /// The validator's hotkey.
     pub validator: String,
     pub uid: Option<Uid>,
     pub address: Option<String>,
@@ -114,6 +125,10 @@ pub struct LaneStatus {
     /// Least number of milliseconds by which its clock is ahead of ours, if known.
     pub clock_ahead_ms: Option<i64>,
     pub task: Option<TaskStatus>,
+    /// What was last decided here, and why.
+    pub decision: Option<String>,
+    /// It refuses good results and is asked once in four hours.
+    pub demoted: bool,
     /// The chain no longer names it; only its open task is seen to.
     pub leaving: bool,
 }
@@ -154,10 +169,11 @@ pub struct FeedbackLine {
 #[derive(Debug, Clone)]
 pub struct Identity {
     pub process: Process,
-    pub hotkey: Hotkey,
+    pub hotkeys: Vec<Hotkey>,
     pub network: &'static str,
     pub netuid: Netuid,
-    pub how_to_register: String,
+    /// What the operator types, for each hotkey.
+    pub how_to_register: Vec<String>,
 }
 
 /// Where the status of a running agent comes from.
@@ -176,11 +192,21 @@ impl StatusSource {
     /// How the agent stands now.
     pub async fn status(&self) -> Status {
         let now = self.clock.now();
-        let Identity { process, hotkey, network, netuid, how_to_register } = &self.identity;
+        let Identity { process, hotkeys, network, netuid, how_to_register } = &self.identity;
         let snapshot = self.snapshot.borrow().clone();
         let view = self.chain.as_ref().map(ChainHandle::view);
         let metagraph = view.as_ref().and_then(|view| view.metagraph.as_deref());
-        let standing = snapshot.as_ref().map_or(Standing::Unknown, |snapshot| snapshot.standing);
+        let hotkeys = hotkeys.iter().zip(how_to_register).map(|(hotkey, how_to_register)| {
+            let member = snapshot
+                .as_ref()
+                .and_then(|snapshot| snapshot.members.iter().find(|member| member.hotkey == *hotkey));
+            let standing = member.map_or(Standing::Unknown, |member| member.standing);
+            HotkeyStatus {
+                hotkey: *hotkey,
+                registration: registration(standing, metagraph, hotkey, how_to_register),
+                paused_until: member.and_then(|member| member.paused_until),
+            }
+        });
         let lanes: Vec<LaneStatus> =
             snapshot.iter().flat_map(|snapshot| &snapshot.lanes).map(LaneStatus::from).collect();
         let asked = |neuron: &Neuron| {
@@ -199,15 +225,15 @@ impl StatusSource {
             at: now,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: Some(process.clone()),
-            hotkey: Some(*hotkey),
+            hotkeys: hotkeys.collect(),
             network: (*network).to_owned(),
             netuid: *netuid,
-            registration: registration(standing, metagraph, hotkey, how_to_register),
             chain: ChainStatus {
                 link: view.as_ref().map(|view| view.link.clone()),
                 metagraph: metagraph_status,
             },
-            generator_reachable: snapshot.as_ref().map(|snapshot| snapshot.generator_reachable),
+            cards: snapshot.as_ref().map_or_else(Vec::new, |snapshot| snapshot.cards.clone()),
+            economy: snapshot.as_ref().map(|snapshot| snapshot.economy.clone()),
             ended: Some(snapshot.as_ref().map_or(0, |snapshot| snapshot.ended)),
             lanes,
             feedback,
@@ -216,15 +242,15 @@ impl StatusSource {
 }
 
 impl Status {
-    /// What the last agent of the data directory `dir` left behind. `hotkey` is that of the wallet, if
-    /// it is known; else the one that mined last counts.
+    /// What the last agent of the data directory `dir` left behind. `hotkeys` are those of the wallet,
+    /// as far as they are known; without any, all that have mined count.
     ///
     /// # Errors
     /// When nothing is remembered there, or it cannot be read.
     pub async fn remembered(
         dir: &Path,
         settings: &Settings,
-        hotkey: Option<Hotkey>,
+        mut hotkeys: Vec<Hotkey>,
         now: UnixTime,
     ) -> Result<Self, ReadError> {
         let network = settings.network.as_str();
@@ -232,9 +258,11 @@ impl Status {
         // An unreadable one is replaced by the next sync; until then there is none.
         let metagraph = metagraph.ok().flatten();
         let replies = last_rows(dir).await?;
-        let hotkey = hotkey
-            .or_else(|| replies.last().map(|row| row.hotkey))
-            .or_else(|| lanes.first().map(|lane| lane.lane.hotkey));
+        if hotkeys.is_empty() {
+            hotkeys.extend(lanes.iter().map(|lane| lane.lane.hotkey));
+            hotkeys.sort_unstable();
+            hotkeys.dedup();
+        }
         let neuron = |source: &SourceId| {
             let SourceId::Validator(validator) = source;
             metagraph.as_ref().and_then(|metagraph| metagraph.by_hotkey(validator))
@@ -245,15 +273,16 @@ impl Status {
         };
         let mut lanes: Vec<LaneStatus> = lanes
             .iter()
-            .filter(|lane| hotkey.is_none_or(|hotkey| lane.lane.hotkey == hotkey))
+            .filter(|lane| hotkeys.contains(&lane.lane.hotkey))
             .map(|lane| {
                 let source = &lane.lane.source;
                 let address = neuron(source).and_then(|neuron| neuron.axon?.address());
                 LaneStatus {
+                    hotkey: lane.lane.hotkey,
                     validator: source.name(),
                     uid: neuron(source).map(|neuron| neuron.uid).or_else(|| named(source)?.uid),
                     address: address.or_else(|| Some(named(source)?.address)).map(|at| at.to_string()),
-                    due: Cooldowns::new(lane.record, settings.mining.margin).due(),
+                    due: Cooldowns::new(lane.record, settings.mining.margin, Clock::starting_at(now)).due(),
                     window_count: lane.record.window_count,
                     clock_ahead_ms: lane.record.clock_offset.map(|nanos| nanos / 1_000_000),
                     task: lane.task.as_ref().map(|task| TaskStatus {
@@ -262,26 +291,33 @@ impl Status {
                         pulled_at: task.pulled_at,
                         state: state_of(task.stage).to_owned(),
                     }),
+                    decision: None,
+                    demoted: false,
                     leaving: false,
                 }
             })
             .collect();
-        lanes.sort_by_key(|lane| (lane.uid.is_none(), lane.uid));
-        let known = hotkey.zip(metagraph.as_ref());
-        let registration = match known {
-            None => RegistrationStatus::Unknown,
-            Some((hotkey, metagraph)) => {
-                let uid = metagraph.by_hotkey(&hotkey).map(|neuron| neuron.uid);
-                let standing = uid.map_or(Standing::NotRegistered, |uid| Standing::Registered { uid });
-                registration(standing, Some(metagraph), &hotkey, &settings.how_to_register())
-            }
-        };
+        lanes.sort_by_key(|lane| (lane.hotkey, lane.uid.is_none(), lane.uid));
+        // Their names are in the order of the configuration if the wallet told their keys.
+        let mut names = settings.hotkeys.iter();
+        let hotkey_status = hotkeys.iter().map(|hotkey| {
+            let name = names.next().unwrap_or(&settings.wallet.hotkey);
+            let registration = match &metagraph {
+                None => RegistrationStatus::Unknown,
+                Some(metagraph) => {
+                    let uid = metagraph.by_hotkey(hotkey).map(|neuron| neuron.uid);
+                    let standing = uid.map_or(Standing::NotRegistered, |uid| Standing::Registered { uid });
+                    registration(standing, Some(metagraph), hotkey, &settings.how_to_register_as(name))
+                }
+            };
+            HotkeyStatus { hotkey: *hotkey, registration, paused_until: None }
+        });
+        let hotkey_status = hotkey_status.collect();
         let mut admission = settings.admission.clone();
         // Everything embedded is on loopback.
         admission.allow_private |= settings.embeds_validators();
         let status = metagraph.as_ref().map(|metagraph| {
-            let own = hotkey.unwrap_or_else(|| Hotkey::from_bytes([0; 32]));
-            let admitted = admission.admitted(metagraph, &own, now);
+            let admitted = admission.admitted(metagraph, &hotkeys, now);
             MetagraphStatus::new(metagraph, now, |neuron| {
                 admitted.iter().any(|(axon, _)| axon.hotkey == neuron.hotkey)
             })
@@ -290,13 +326,13 @@ impl Status {
             at: now,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: None,
-            hotkey,
+            hotkeys: hotkey_status,
             network: network.to_owned(),
             netuid: settings.netuid,
-            registration,
             chain: ChainStatus { link: None, metagraph: status },
+            cards: Vec::new(),
+            economy: None,
             lanes,
-            generator_reachable: None,
             ended: None,
             feedback: replies.iter().map(FeedbackLine::from).collect(),
         })
@@ -364,6 +400,7 @@ async fn last_feedback(data: &Path) -> Result<Vec<FeedbackLine>, ReadError> {
 impl From<&crate::mining::LaneSnapshot> for LaneStatus {
     fn from(lane: &crate::mining::LaneSnapshot) -> Self {
         Self {
+            hotkey: lane.hotkey,
             validator: lane.validator.clone(),
             uid: lane.uid,
             address: Some(lane.address.clone()),
@@ -376,6 +413,8 @@ impl From<&crate::mining::LaneSnapshot> for LaneStatus {
                 pulled_at: task.pulled_at,
                 state: task.state.to_owned(),
             }),
+            decision: lane.decision.clone(),
+            demoted: lane.demoted,
             leaving: lane.leaving,
         }
     }

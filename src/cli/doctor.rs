@@ -112,17 +112,20 @@ async fn examine(loaded: &Loaded, clock: Clock) -> anyhow::Result<Report> {
         tokio::task::spawn_blocking(move || local::wallet(&settings)).await.context("look at the wallet")?
     };
     let devnet = match wallet.hotkey {
-        Some(hotkey) => start_devnet(&settings, hotkey, clock).await?,
+        Some(hotkey) => start_devnet(&settings, vec![hotkey], clock).await?,
         // It needs a miner to register, and any will do to look at the rest.
-        None => start_devnet(&settings, *crate::wallet::HotkeyPair::dev("miner").hotkey(), clock).await?,
+        None => {
+            start_devnet(&settings, vec![*crate::wallet::HotkeyPair::dev("miner").hotkey()], clock).await?
+        }
     };
     let places = peers(&settings, devnet.as_ref())?;
+    let place = places.cards.first().context("no card is configured")?;
 
     let codec = tokio::task::spawn_blocking(|| vec![local::spz(), local::signature()]);
     let (network, generator, scorer, agent, codec) = tokio::join!(
         peers::network(&settings, devnet.as_ref(), wallet.hotkey.as_ref(), data.as_deref(), clock),
-        peers::generator(&settings, &places.generator, clock),
-        peers::scorer(&settings, places.scorer.as_ref(), clock),
+        peers::generator(&settings, &place.generator, clock),
+        peers::scorer(&settings, place.scorer.as_ref(), clock),
         local::agent(&settings, data.as_deref(), wallet.hotkey.as_ref(), &clock),
         codec,
     );

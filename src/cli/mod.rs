@@ -8,6 +8,7 @@ mod doctor;
 mod feedback;
 mod layers;
 mod run;
+mod simulate;
 mod splat;
 mod stats;
 mod status;
@@ -77,6 +78,9 @@ struct Cli {
 enum Command {
     /// Mine: pull tasks, have them made, submit them
     Run(run::RunArgs),
+    /// Simulate mining: the real agent, the real rules, modelled workers, days in seconds; exit status 1 if a
+    /// rule is broken or a task left open
+    Simulate(Box<simulate::SimulateArgs>),
     /// Serve the development network alone, for other programs to mine on
     Devnet(devnet::DevnetArgs),
     /// Show how the agent stands; exit status 0 if it runs, 1 if only its memory is left, 69 without that
@@ -108,6 +112,7 @@ pub fn main() -> ExitStatus {
     let Cli { layers, task, command } = Cli::parse();
     let result = match command {
         Some(Command::Run(args)) => run::run(&layers, &args),
+        Some(Command::Simulate(args)) => simulate::run(&args),
         Some(Command::Devnet(args)) => devnet::run(&layers, &args),
         Some(Command::Status(args)) => status::run(&layers, &args),
         Some(Command::Doctor(args)) => doctor::run(&layers, &args),

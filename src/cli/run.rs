@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::ExitStatus;
 use super::layers::LayerArgs;
 use super::stop::StopSignals;
-use crate::app::{App, ChainWorld, Locks, Peers, Transports, World};
+use crate::app::{App, ChainWorld, Locks, Peers, Transports, World, card};
 use crate::chain::{self, ChainClient};
 use crate::clock::Clock;
 use crate::config::{ConfigError, ConfigErrors, LogFormat, Origin, Settings, WorkerSettings, WorkerUrl};
@@ -21,7 +21,7 @@ use crate::mining::{Admission, Budget, Finish, SeedSource};
 use crate::net::Endpoint;
 use crate::primitives::Hotkey;
 use crate::telemetry::{self, Format, Sink};
-use crate::wallet::{HotkeyPair, PasswordSources, Wallet, is_throwaway};
+use crate::wallet::{HotkeyPair, PasswordSources, Wallet, WalletSettings, is_throwaway};
 
 #[derive(Debug, Default, Args)]
 pub struct RunArgs {
@@ -72,11 +72,15 @@ async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Resul
         network = settings.network.as_str(),
         "sn17-miner starts"
     );
-    let hotkey = open_hotkey(&settings).await?;
-    refuse_throwaway(&settings, hotkey.hotkey())?;
-    tracing::info!(hotkey = %hotkey.hotkey(), "Mining with this hotkey");
-
-    let devnet = start_devnet(&settings, *hotkey.hotkey(), clock).await?;
+    let mut hotkeys = Vec::new();
+    for wallet in settings.wallets() {
+        let pair = open_hotkey(&settings, wallet).await?;
+        refuse_throwaway(&settings, pair.hotkey())?;
+        tracing::info!(hotkey = %pair.hotkey(), "Mining with this hotkey");
+        hotkeys.push(Arc::new(pair));
+    }
+    let miners = hotkeys.iter().map(|pair| *pair.hotkey()).collect();
+    let devnet = start_devnet(&settings, miners, clock).await?;
     if settings.embeds_validators() {
         banner(&settings);
     }
@@ -86,7 +90,7 @@ async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Resul
     let world = World {
         clock,
         seeds: SeedSource::from_os(),
-        hotkey: Arc::new(hotkey),
+        hotkeys,
         peers: peers(&settings, devnet.as_ref())?,
         transports: Transports::over_sockets(&settings)?,
         chain: chain(&settings, devnet.as_ref(), clock)?,
@@ -130,8 +134,7 @@ async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Resul
 }
 
 /// Loads the hotkey; argon2 takes seconds, so off the async threads.
-async fn open_hotkey(settings: &Settings) -> anyhow::Result<HotkeyPair> {
-    let wallet = settings.wallet.clone();
+async fn open_hotkey(settings: &Settings, wallet: WalletSettings) -> anyhow::Result<HotkeyPair> {
     // The example wallet comes with a checkout, its key with the program.
     if settings.embeds_validators() && settings.uses_example_wallet() && !wallet.path.exists() {
         return Ok(HotkeyPair::dev("miner"));
@@ -155,7 +158,7 @@ fn refuse_throwaway(settings: &Settings, hotkey: &Hotkey) -> Result<(), ConfigEr
 /// Starts what is embedded, if anything is.
 pub async fn start_devnet(
     settings: &Settings,
-    miner: Hotkey,
+    miners: Vec<Hotkey>,
     clock: Clock,
 ) -> anyhow::Result<Option<Served>> {
     if !settings.embeds_validators() && !settings.embeds_workers() {
@@ -178,7 +181,7 @@ pub async fn start_devnet(
         image_share: settings.devnet.image_share,
         seed,
         base_port: settings.devnet.base_port,
-        miners: vec![miner],
+        miners,
         freeze_blocks: false,
     };
     Ok(Some(Devnet::new(&network, clock).serve().await?))
@@ -232,11 +235,9 @@ pub fn peers(settings: &Settings, devnet: Option<&Served>) -> anyhow::Result<Pee
     };
     let named = settings.validators.iter();
     let validators = named.map(|v| (AxonAddress { hotkey: v.hotkey, address: v.address }, v.uid)).collect();
-    Ok(Peers {
-        validators,
-        generator: place(&settings.generator, |served| served.generator)?,
-        scorer: settings.scorer.as_ref().map(|scorer| place(scorer, |served| served.scorer)).transpose()?,
-    })
+    let generator = place(&settings.generator, |served| served.generator)?;
+    let scorer = settings.scorer.as_ref().map(|scorer| place(scorer, |served| served.scorer)).transpose()?;
+    Ok(Peers::on_one_card(validators, card(settings), generator, scorer))
 }
 
 fn banner(settings: &Settings) {

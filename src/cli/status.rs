@@ -11,12 +11,14 @@ use super::ExitStatus;
 use super::feedback::NothingToRead;
 use super::layers::LayerArgs;
 use super::run::{kept_data, runtime};
-use crate::api::{FeedbackLine, LaneStatus, RegistrationStatus, Status, ask};
+use crate::api::{FeedbackLine, HotkeyStatus, LaneStatus, RegistrationStatus, Status, ask};
 use crate::chain::Link;
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::mining::CardActivity;
 use crate::primitives::{Hotkey, UnixTime};
 use crate::store::Outcome;
+use crate::wallet::WalletSettings;
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -47,17 +49,18 @@ async fn look(settings: &Settings, data: &Path, clock: Clock) -> anyhow::Result<
         // Its memory tells nearly as much.
         Err(error) => eprintln!("warning: an agent runs and gives no status: {error:#}"),
     }
-    let remembered = Status::remembered(data, settings, public_hotkey(settings), clock.now()).await;
+    let remembered = Status::remembered(data, settings, public_hotkeys(settings), clock.now()).await;
     Ok(remembered.map_err(NothingToRead::from)?)
 }
 
-/// The wallet's hotkey by its public file: a status needs no password.
-fn public_hotkey(settings: &Settings) -> Option<Hotkey> {
-    settings.wallet.paths().ok()?.read_hotkey_public().ok()?
+/// The wallet's hotkeys by their public files, if all have one: a status needs no password.
+fn public_hotkeys(settings: &Settings) -> Vec<Hotkey> {
+    let public = |wallet: WalletSettings| wallet.paths().ok()?.read_hotkey_public().ok()?;
+    settings.wallets().map(public).collect::<Option<_>>().unwrap_or_default()
 }
 
 fn show(out: &mut impl Write, status: &Status, data: &Path) -> io::Result<()> {
-    let Status { at, version, process, hotkey, network, netuid, registration, chain, .. } = status;
+    let Status { at, version, process, hotkeys, network, netuid, chain, .. } = status;
     match process {
         Some(process) => writeln!(
             out,
@@ -67,9 +70,21 @@ fn show(out: &mut impl Write, status: &Status, data: &Path) -> io::Result<()> {
         )?,
         None => writeln!(out, "agent         not running; by its memory in {}", data.display())?,
     }
-    writeln!(out, "hotkey        {}", hotkey.map_or_else(|| "unknown".to_owned(), |key| key.to_ss58()))?;
     writeln!(out, "network       {network}, subnet {netuid}")?;
-    show_registration(out, registration)?;
+    if hotkeys.is_empty() {
+        writeln!(out, "hotkey        unknown")?;
+    }
+    for HotkeyStatus { hotkey, registration, paused_until } in hotkeys {
+        writeln!(out, "hotkey        {hotkey}")?;
+        show_registration(out, registration)?;
+        if let Some(until_then) = paused_until {
+            writeln!(
+                out,
+                "              PAUSED, {} more: another process seems to use this hotkey",
+                span(until_then.saturating_since(*at))
+            )?;
+        }
+    }
     match &chain.link {
         None => {}
         Some(Link::Connecting) => writeln!(out, "chain         connecting")?,
@@ -90,12 +105,25 @@ fn show(out: &mut impl Write, status: &Status, data: &Path) -> io::Result<()> {
             100.0 * metagraph.stake_coverage
         )?;
     }
-    match status.generator_reachable {
-        None => {}
-        Some(true) => writeln!(out, "generator     reachable")?,
-        Some(false) => {
-            writeln!(out, "generator     refuses connections; nothing is pulled until it is back")?
-        }
+    for card in &status.cards {
+        let state = match card.state {
+            CardActivity::Idle => "idle",
+            CardActivity::Generating => "generating",
+            CardActivity::Scoring => "scoring",
+            CardActivity::Gone => "GONE: it refuses connections and nothing is pulled for it",
+        };
+        writeln!(out, "generator     {} on card {}: {state}", card.generator, card.card)?;
+    }
+    if let Some(economy) = &status.economy {
+        writeln!(
+            out,
+            "worth         lane {:.1}/h, card {:.1}/h; {} lanes, {:.1} keep the cards busy; submit from {:.0} % on",
+            economy.lane_price_per_hour,
+            economy.card_price_per_hour,
+            economy.lanes,
+            economy.saturation,
+            100.0 * economy.gate
+        )?;
     }
     if let Some(ended) = status.ended {
         writeln!(out, "tasks         {ended} ended since the start")?;
@@ -162,11 +190,16 @@ fn show_lane(out: &mut impl Write, lane: &LaneStatus, now: UnixTime) -> io::Resu
         }
     };
     let leaving = if lane.leaving { "leaving " } else { "" };
+    let demoted = if lane.demoted { "demoted " } else { "" };
     let line = format!(
-        "{uid:>5}  {validator:<15}…  {address:<21}  {:<10}  {window:>14}  {clock:<9}  {leaving}{task}",
+        "{uid:>5}  {validator:<15}…  {address:<21}  {:<10}  {window:>14}  {clock:<9}  {leaving}{demoted}{task}",
         until(lane.due, now)
     );
-    writeln!(out, "{}", line.trim_end())
+    writeln!(out, "{}", line.trim_end())?;
+    match &lane.decision {
+        Some(decision) => writeln!(out, "{:26}{decision}", ""),
+        None => Ok(()),
+    }
 }
 
 fn show_feedback(out: &mut impl Write, line: &FeedbackLine) -> io::Result<()> {

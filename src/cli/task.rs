@@ -140,9 +140,10 @@ async fn one_shot(
         devnet: crate::config::DevnetSettings { base_port: 0, ..settings.devnet.clone() },
         ..settings.clone()
     };
-    let devnet = start_devnet(&workers_only, *HotkeyPair::dev("miner").hotkey(), clock).await?;
+    let devnet = start_devnet(&workers_only, vec![*HotkeyPair::dev("miner").hotkey()], clock).await?;
     let peers = peers(&workers_only, devnet.as_ref())?;
-    let bench = bench(settings, clock, &peers, &Transports::over_sockets(settings)?);
+    let card = peers.cards.first().context("no card is configured")?;
+    let bench = bench(settings, clock, card, &Transports::over_sockets(settings)?);
     let seeds = SeedSource::from_os();
     let id = seeds.local_id(clock.now());
     let seed = args.seed.map_or_else(|| seeds.seed(), Seed::new);

@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::reader::{ConfigError, Layers, Origin, Reader, Resolved};
 use crate::chain::{self, NodeUrl};
-use crate::mining::{Admission, HotkeyRule, ScorerDown};
+use crate::mining::{Admission, Candidates, HotkeyRule, ScorerDown, UnscoredPolicy};
 use crate::net::{Endpoint, Limits};
 use crate::primitives::{ByteSize, Hotkey, Netuid, PromptKind, Rao, Uid};
 use crate::wallet::WalletSettings;
@@ -110,7 +110,10 @@ pub struct Settings {
     pub nodes: Vec<NodeUrl>,
     pub sync_interval: Duration,
     pub admission: Admission,
+    /// With the first hotkey.
     pub wallet: WalletSettings,
+    /// Names of all hotkeys to mine with.
+    pub hotkeys: Vec<String>,
     pub paths: PathSettings,
     pub dendrite: dendrite::Settings,
     pub dendrite_connect: Duration,
@@ -137,6 +140,11 @@ impl Settings {
             || self.validators.iter().any(|v| !v.address.ip().is_loopback())
     }
 
+    /// Where each hotkey lies.
+    pub fn wallets(&self) -> impl Iterator<Item = WalletSettings> + '_ {
+        self.hotkeys.iter().map(|hotkey| WalletSettings { hotkey: hotkey.clone(), ..self.wallet.clone() })
+    }
+
     /// How the chain is read; `None` when the validators are named in the configuration, or when the
     /// embedded network's own chain is to be read.
     pub fn chain(&self) -> Option<chain::Settings> {
@@ -156,8 +164,13 @@ impl Settings {
         Some(settings)
     }
 
-    /// What an operator types to register the configured hotkey.
+    /// What an operator types to register the first of the configured hotkeys.
     pub fn how_to_register(&self) -> String {
+        self.how_to_register_as(&self.wallet.hotkey)
+    }
+
+    /// What an operator types to register a hotkey of the configured wallet.
+    pub fn how_to_register_as(&self, hotkey: &str) -> String {
         // A name that btcli knows, except for a devnet elsewhere: that has only its node's URL.
         let network = match (self.network, self.nodes.first()) {
             (Network::Devnet, Some(node)) => node.to_string(),
@@ -165,14 +178,15 @@ impl Settings {
         };
         format!(
             "btcli subnet register --netuid {} --wallet.name {} --wallet.hotkey {} --subtensor.network {}",
-            self.netuid, self.wallet.name, self.wallet.hotkey, network
+            self.netuid, self.wallet.name, hotkey, network
         )
     }
 
     /// Whether the wallet is the example one, which exists only in a checkout.
     pub fn uses_example_wallet(&self) -> bool {
         let WalletSettings { path, name, hotkey, password_file: _ } = &self.wallet;
-        path == Path::new("wallets.example") && name == "default" && hotkey == "default"
+        let only = self.hotkeys.len() == 1;
+        path == Path::new("wallets.example") && name == "default" && hotkey == "default" && only
     }
 
     /// Whether the validators are the embedded ones.
@@ -229,15 +243,7 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
     let wallet_name = r.text("wallet.name");
     let hotkeys = r.texts("wallet.hotkeys");
     let password_file = r.path("wallet.password_file");
-    let hotkey = match hotkeys.as_deref() {
-        Some([one]) => Some(one.clone()),
-        Some(several) => {
-            let origin = r.origin("wallet.hotkeys");
-            r.fail("wallet.hotkeys", origin, format!("name exactly one hotkey, not {}", several.len()));
-            None
-        }
-        None => None,
-    };
+    let hotkeys = hotkeys.and_then(|names| different_hotkeys(r, names));
 
     let data = r.path("paths.data");
     let out = r.path("paths.out");
@@ -251,13 +257,38 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
     let version = r.whole("dendrite.version", 7_002_000, 99_999_999);
 
     let cooldown = r.duration("rules.cooldown", S(1), S(DAY));
+    let throttle = r.duration("rules.throttle", S(0), S(DAY));
+    let penalty = r.duration("rules.penalty", S(0), S(DAY));
     let lock = r.duration("rules.lock", S(0), S(3_600));
     let margin = r.duration("mining.margin", S(0), S(60));
+    let stock = r.whole("mining.stock", 0, 1);
+    let max_submissions = r.whole("mining.max_submissions", 1, 256);
+    let owner_hotkey = r.read("mining.owner_hotkey", |value| match value.as_str() {
+        Some("") => Ok(None),
+        Some(text) => text.parse::<Hotkey>().map(Some).map_err(|e| e.to_string()),
+        None => Err("expected a hotkey, or \"\"".into()),
+    });
+    let doppelganger_limit = r.whole("mining.doppelganger_limit", 0, 1_000);
     let max_prompt_chars = r.whole("mining.max_prompt_chars", 1, 1_000_000);
     let gate_margin = r.fraction("decide.gate_margin", 0.0, 1.0);
     let max_retries = r.whole("decide.max_retries", 0, 10);
-    let scorer_down =
-        r.choice("decide.scorer_down", &[("empty", ScorerDown::Empty), ("submit", ScorerDown::Submit)]);
+    let candidates = r.read("decide.candidates", |value| match (value.as_str(), value.as_integer()) {
+        (Some("auto"), _) => Ok(Candidates::Auto),
+        (None, Some(number @ 1..=16)) => Ok(Candidates::Fixed(number as u32)),
+        _ => Err("expected \"auto\" or a whole number from 1 to 16".to_owned()),
+    });
+    let scorer_down = r.choice(
+        "decide.scorer_down",
+        &[("empty", ScorerDown::Empty), ("submit", ScorerDown::Submit), ("auto", ScorerDown::Auto)],
+    );
+    let unscored = r.choice(
+        "decide.unscored",
+        &[
+            ("never", UnscoredPolicy::Never),
+            ("auto", UnscoredPolicy::Auto),
+            ("always", UnscoredPolicy::Always),
+        ],
+    );
     let card = r.text("gpu.uuid");
 
     let workers = r.entries("workers", |entry| shipped_worker(defaults, entry), worker);
@@ -300,7 +331,7 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
     let real_generator = generator.as_ref().is_some_and(|g| g.url != WorkerUrl::Devnet);
     let scorer_left_out = real_generator && named_scorer.as_ref().is_some_and(|s| s.url == WorkerUrl::Devnet);
 
-    let settings = Settings {
+    let mut settings = Settings {
         network: network?,
         netuid: Netuid(u16::try_from(netuid?).ok()?),
         nodes: nodes?,
@@ -315,9 +346,10 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
         wallet: WalletSettings {
             path: wallet_path?,
             name: wallet_name?,
-            hotkey: hotkey?,
+            hotkey: hotkeys.as_ref()?.first()?.clone(),
             password_file: password_file.filter(|path| !path.as_os_str().is_empty()),
         },
+        hotkeys: hotkeys?,
         paths: PathSettings { data: data.filter(|path| !path.as_os_str().is_empty()), out: out? },
         dendrite: dendrite::Settings {
             pull_timeout: pull_timeout?,
@@ -330,12 +362,21 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
         dendrite_idle: dendrite_idle?,
         mining: mining::Settings {
             cooldown: cooldown?,
+            throttle: throttle?,
+            penalty: penalty?,
             lock: lock?,
             margin: margin?,
+            stock: u32::try_from(stock?).ok()?,
+            max_submissions: usize::try_from(max_submissions?).ok()?,
+            owner_hotkey: owner_hotkey?,
+            doppelganger_limit: u32::try_from(doppelganger_limit?).ok()?,
             max_prompt_chars: usize::try_from(max_prompt_chars?).ok()?,
             gate_margin: gate_margin?,
             max_retries: u32::try_from(max_retries?).ok()?,
+            candidates: candidates?,
             scorer_down: scorer_down?,
+            unscored: unscored?,
+            grace: grace?,
             keep_results: keep_results?,
         },
         card: card?,
@@ -349,6 +390,10 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
         devnet: devnet?,
         validators: validators_read,
     };
+    if settings.embeds_validators() {
+        let DevnetSettings { cooldown, throttle, penalty, lock, .. } = settings.devnet;
+        settings.mining = mining::Settings { cooldown, throttle, penalty, lock, ..settings.mining };
+    }
     agree(r, &settings);
     Some(settings)
 }
@@ -384,6 +429,21 @@ fn agree(r: &mut Reader, settings: &Settings) {
             fail("validators", format!("{} is named twice", validator.hotkey));
         }
     }
+}
+
+/// One hotkey at least, and none twice: two lanes with one key would break each other's cooldowns.
+fn different_hotkeys(r: &mut Reader, names: Vec<String>) -> Option<Vec<String>> {
+    let different: BTreeSet<&String> = names.iter().collect();
+    let problem = if names.is_empty() {
+        "name at least one hotkey"
+    } else if different.len() < names.len() {
+        "a hotkey is named twice"
+    } else {
+        return Some(names);
+    };
+    let origin = r.origin("wallet.hotkeys");
+    r.fail("wallet.hotkeys", origin, problem.into());
+    None
 }
 
 /// Each text of a list; a mistake is collected and leaves its entry out.

@@ -2,7 +2,9 @@
 //!
 //! One uuid and one strictly increasing nonce per validator ("lane"): parallel calls under one uuid
 //! can overtake each other and be refused (vectors/synapse README, "Nonce"), so a lane carries one
-//! call at a time. Pulls may reuse a connection that was idle for less than the axon's own limit;
+//! call at a time. Nonces follow the axon's clock where that is seconds ahead of ours, because it
+//! refuses a first nonce that is too old by its own; a lane whose nonces have run ahead, as after our
+//! clock was set back, takes another uuid and begins anew. Pulls may reuse a connection that was idle for less than the axon's own limit;
 //! a submission always opens a fresh one.
 
 use std::borrow::Cow;
@@ -116,6 +118,51 @@ pub struct Dendrite {
 struct Lane {
     uuid: String,
     last: Option<Nonce>,
+    /// The axon's clock is ahead of ours by this, as far as it matters to nonces.
+    ahead: Duration,
+}
+
+/// A last nonce that is further ahead than this was made by a clock that has since been set back.
+const NONCE_LEAD: Duration = Duration::from_secs(1);
+
+/// What a `Date` may be off by: whole seconds, refreshed once a second.
+const DATE_SLACK: Duration = Duration::from_secs(2);
+
+/// A `Date` further away is no clock's.
+const NO_CLOCK: Duration = Duration::from_secs(86_400);
+
+impl Lane {
+    fn new() -> Self {
+        Self { uuid: fresh_uuid(), last: None, ahead: Duration::ZERO }
+    }
+
+    /// The number of the next call, `now` being our clock.
+    fn next(&mut self, now: UnixTime) -> Nonce {
+        let now = now + self.ahead;
+        if self.last.is_some_and(|last| last.0 > (now + NONCE_LEAD).as_nanos()) {
+            (self.uuid, self.last) = (fresh_uuid(), None);
+        }
+        let nonce = Nonce::next(self.last, now);
+        self.last = Some(nonce);
+        nonce
+    }
+
+    /// Learns from a reply, whatever its status. Whether nonces are made otherwise from now on.
+    fn learn(&mut self, reply: &Reply) -> bool {
+        let Some(date) = date(reply) else { return false };
+        let answered = reply.timing.answered;
+        let ahead = date.saturating_since(answered);
+        let off = ahead.abs_diff(self.ahead);
+        if off <= DATE_SLACK || ahead > NO_CLOCK {
+            return false;
+        }
+        self.ahead = ahead;
+        true
+    }
+}
+
+fn fresh_uuid() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 impl Dendrite {
@@ -141,13 +188,12 @@ impl Dendrite {
     /// pulling again at once is free then (rules.md R8).
     pub async fn pull(&self, axon: &AxonAddress) -> Result<Answered<PullReply>, CallError> {
         let timeout = self.settings.pull_timeout;
-        let lane = self.lane(axon.hotkey);
-        let mut lane = lane.lock().await;
-        let head = self.head(&mut lane, SynapseName::PullTask, axon, timeout);
-        let body = PullTask::request(timeout.as_secs_f64(), head.dendrite, head.axon);
-        let body = serde_json::to_vec(&body).map_err(ReplyError::Json)?;
         let limits = Limits { first_byte: timeout, total: timeout, body: self.settings.pull_reply_limit };
-        let reply = self.call(&self.pulls, SynapseName::PullTask, axon, head.headers, body, limits).await?;
+        let write = |head: &SignedHead| {
+            let (dendrite, axon) = (head.dendrite.clone(), head.axon.clone());
+            serde_json::to_vec(&PullTask::request(timeout.as_secs_f64(), dendrite, axon))
+        };
+        let reply = self.call(&self.pulls, SynapseName::PullTask, axon, limits, write).await?;
         Ok(Answered { reply: PullReply::read(&reply.body)?, timing: reply.timing, date: date(&reply) })
     }
 
@@ -161,8 +207,7 @@ impl Dendrite {
         submission: Submission<'_>,
     ) -> Result<Answered<SubmitReply>, CallError> {
         let timeout = self.settings.submit_timeout;
-        let lane = self.lane(axon.hotkey);
-        let mut lane = lane.lock().await;
+        let limits = Limits { first_byte: timeout, total: timeout, body: self.settings.submit_reply_limit };
         let miner = *self.hotkey.hotkey();
         let submit_time = submission.submit_time.as_nanos();
         let signature = self.hotkey.sign(&Signable::Submission {
@@ -171,64 +216,67 @@ impl Dendrite {
             validator: &axon.hotkey,
             miner: &miner,
         });
-        let head = self.head(&mut lane, SynapseName::SubmitResults, axon, timeout);
-        let results = submission.spz.map_or_else(String::new, |spz| STANDARD.encode(spz));
-        let body = SubmitResults::request(
-            timeout.as_secs_f64(),
-            head.dendrite,
-            head.axon,
-            submission.task_id.as_str(),
-            Cow::Owned(results),
-            submit_time,
-            signature.to_base64(),
-        );
-        let encoded = serde_json::to_vec(&body).map_err(ReplyError::Json)?;
-        drop(body);
-        let limits = Limits { first_byte: timeout, total: timeout, body: self.settings.submit_reply_limit };
-        let reply = self
-            .call(&self.submissions, SynapseName::SubmitResults, axon, head.headers, encoded, limits)
-            .await?;
+        let write = |head: &SignedHead| {
+            let results = submission.spz.map_or_else(String::new, |spz| STANDARD.encode(spz));
+            serde_json::to_vec(&SubmitResults::request(
+                timeout.as_secs_f64(),
+                head.dendrite.clone(),
+                head.axon.clone(),
+                submission.task_id.as_str(),
+                Cow::Owned(results),
+                submit_time,
+                signature.to_base64(),
+            ))
+        };
+        let reply = self.call(&self.submissions, SynapseName::SubmitResults, axon, limits, write).await?;
         Ok(Answered { reply: SubmitReply::read(&reply.body)?, timing: reply.timing, date: date(&reply) })
     }
 
     fn lane(&self, axon: Hotkey) -> Arc<tokio::sync::Mutex<Lane>> {
         let mut lanes = self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let fresh =
-            || Arc::new(tokio::sync::Mutex::new(Lane { uuid: uuid::Uuid::new_v4().to_string(), last: None }));
-        Arc::clone(lanes.entry(axon).or_insert_with(fresh))
+        Arc::clone(lanes.entry(axon).or_insert_with(|| Arc::new(tokio::sync::Mutex::new(Lane::new()))))
     }
 
-    fn head(&self, lane: &mut Lane, name: SynapseName, axon: &AxonAddress, timeout: Duration) -> SignedHead {
-        let nonce = Nonce::next(lane.last, self.clock.now());
-        lane.last = Some(nonce);
-        let call = CallHead {
-            name,
-            axon_hotkey: axon.hotkey,
-            axon_address: axon.address,
-            uuid: &lane.uuid,
-            nonce,
-            timeout,
-            version: self.settings.version,
-        };
-        sign_headers(&self.hotkey, &call)
-    }
-
+    /// Makes a call in the lane of its axon, with a body that `write` makes for its head.
+    ///
+    /// An axon that refuses our number, having another idea of the time, has not seen the call to its
+    /// handler: it is made once more, by its own clock.
     async fn call(
         &self,
         transport: &Transport,
         name: SynapseName,
         axon: &AxonAddress,
-        headers: http::HeaderMap,
-        body: Vec<u8>,
         limits: Limits,
+        write: impl Fn(&SignedHead) -> serde_json::Result<Vec<u8>>,
     ) -> Result<Reply, CallError> {
-        let url = Endpoint::of(axon.address).at(name.path());
-        let call = Call { method: Method::POST, url, headers, body: Bytes::from(body) };
-        let reply = transport.call(&self.clock, call, &limits).await?;
-        if reply.status == StatusCode::OK {
-            return Ok(reply);
+        let lane = self.lane(axon.hotkey);
+        let mut lane = lane.lock().await;
+        let mut first = true;
+        loop {
+            let nonce = lane.next(self.clock.now());
+            let head = CallHead {
+                name,
+                axon_hotkey: axon.hotkey,
+                axon_address: axon.address,
+                uuid: &lane.uuid,
+                nonce,
+                timeout: limits.total,
+                version: self.settings.version,
+            };
+            let head = sign_headers(&self.hotkey, &head);
+            let body = write(&head).map_err(ReplyError::Json)?;
+            let url = Endpoint::of(axon.address).at(name.path());
+            let call = Call { method: Method::POST, url, headers: head.headers, body: Bytes::from(body) };
+            let reply = transport.call(&self.clock, call, &limits).await?;
+            let learned = lane.learn(&reply);
+            if reply.status == StatusCode::OK {
+                return Ok(reply);
+            }
+            if !(learned && first && reply.status == StatusCode::UNAUTHORIZED) {
+                return Err(CallError::Refused { status: reply.status, message: error_message(&reply.body) });
+            }
+            first = false;
         }
-        Err(CallError::Refused { status: reply.status, message: error_message(&reply.body) })
     }
 }
 

@@ -144,7 +144,13 @@ pub struct ValidatorLedger {
 
 impl ValidatorLedger {
     pub fn new(rules: ValidatorRules) -> Self {
-        Self { rules, uids: BTreeMap::new(), miners: BTreeMap::new(), chronicle: Chronicle::default() }
+        Self::remembering(rules, Chronicle::KEPT)
+    }
+
+    /// A book whose [`Chronicle`] keeps this many events.
+    pub fn remembering(rules: ValidatorRules, events: usize) -> Self {
+        let chronicle = Chronicle::keeping(events);
+        Self { rules, uids: BTreeMap::new(), miners: BTreeMap::new(), chronicle }
     }
 
     pub fn rules(&self) -> &ValidatorRules {
@@ -201,6 +207,18 @@ impl ValidatorLedger {
     /// The tasks of all miners that nothing has been booked on yet.
     pub fn open_tasks(&self) -> impl Iterator<Item = &DevTask> {
         self.miners.values().filter_map(|miner| miner.assigned.as_ref()).map(|assignment| &assignment.task)
+    }
+
+    /// How long a miner let an ended cooldown pass before it asked for the next task, at most. One
+    /// that is still unused counts up to `now`; a miner that never asked has waited since `since`.
+    pub fn longest_idle(&self, hotkey: &Hotkey, since: UnixTime, now: UnixTime) -> Option<Duration> {
+        let miner = self.miners.get(self.uids.get(hotkey)?)?;
+        Some(miner.longest_idle.max(miner.idle(since, now)))
+    }
+
+    /// Accepted results of a miner that count at `now`.
+    pub fn window_count(&self, hotkey: &Hotkey, now: UnixTime) -> Option<u64> {
+        Some(self.miners.get(self.uids.get(hotkey)?)?.window_count(&self.rules, now))
     }
 
     /// A miner asks for work (rules.md R4, "Order at pull"). `next_task` is called only if it gets a

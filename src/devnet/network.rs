@@ -87,7 +87,7 @@ impl Devnet {
                 let seed = settings.seed.wrapping_add(u64::from(number));
                 let axon_settings = DevAxonSettings {
                     rules: settings.rules,
-                    judge: AxonJudge { seed, ..AxonJudge::default() },
+                    judge: AxonJudge { seed, ..AxonJudge::default() }.into(),
                     ..DevAxonSettings::default()
                 };
                 let key = HotkeyPair::dev(&format!("validator-{number}"));

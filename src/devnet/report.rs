@@ -30,7 +30,7 @@ pub struct ValidatorReport {
     pub open: Vec<TaskId>,
     /// In order; of the latest events only ([`Chronicle::KEPT`](super::ledger::Chronicle::KEPT)).
     pub booked: Vec<Booking>,
-    /// Every result that was taken for scoring, in order.
+    /// The results that were taken for scoring, in order; the latest only, as many as of the events.
     pub received: Vec<ReceivedResult>,
 }
 

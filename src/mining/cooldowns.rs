@@ -2,11 +2,24 @@
 //!
 //! A cooldown ends at a time of the validator's clock, known only through its `Date` headers: whole
 //! seconds, rounded down, possibly lagging. Each reply bounds how far that clock is ahead of ours;
-//! the least possible lead is kept, and a pull goes out only when even then the cooldown is over. So
-//! no pull is early, whatever either clock shows (rules.md R9, "Pulling").
+//! what all of them allow is kept as an interval, and a pull goes out only when the cooldown is over
+//! even by its lower end. So no pull is early, whatever either clock shows (rules.md R9, "Pulling").
+//!
+//! "Ours" is not the wall clock, which can be set at any moment, but the wall time of the beginning
+//! moved by the monotonic clock. Setting the wall clock changes no wait; only what leaves this place
+//! is told in wall time of that moment, and what the store keeps is taken up with caution, for
+//! nobody knows what was done to the clock between two processes.
+//!
+//! Limits: a machine that slept waits the rest of its cooldowns when it wakes. After a restart a pull
+//! can be early if our clock was set meanwhile to more than [`RESTART_SLACK`] ahead of the source's.
+//! A source that sets its own clock back may be asked early once; its answer is taken as proof.
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::lead::Lead;
+use crate::clock::{Clock, Moment};
 use crate::dendrite::Answered;
 use crate::net::Backoff;
 use crate::primitives::UnixTime;
@@ -15,66 +28,148 @@ use crate::store::LaneRecord;
 /// Cooldown, clock and failures of one lane.
 #[derive(Debug, Clone)]
 pub struct Cooldowns {
-    record: LaneRecord,
-    /// Not before this time of our clock, whatever the cooldown says: backoff after failures.
+    clock: Clock,
+    /// Where our steady time begins.
+    origin: Moment,
+    lead: Known,
+    /// By the source's clock.
+    until: Option<UnixTime>,
+    /// `until`, if it came from the source itself in this process's time.
+    told: Option<UnixTime>,
+    /// Not before this, by our steady time, although the source named no time: part of the record.
+    rest_until: UnixTime,
+    /// The same for backoff after failures, which is not.
     held_until: UnixTime,
     failures: u32,
+    window_count: Option<u64>,
     margin: Duration,
 }
 
-/// `Date` is cut to whole seconds, and servers refresh it once a second.
-const DATE_SLACK: Duration = Duration::from_secs(2);
+/// What is known of the source's clock.
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    /// No `Date` was seen yet. The lead is taken to be `assumed`; an earlier process wrote `recorded`.
+    Little { assumed: i128, recorded: Option<i64> },
+    /// From all replies, and from the last one alone.
+    Bounds { all: Lead, last: Lead, sent: UnixTime },
+}
 
 /// Nothing lasts longer. A `Date` further away is no clock's, and a cooldown that ends later is asked
 /// about again: a reply must not close a lane for ever (rules.md knows waits of minutes, an hour for
 /// hotkeys that are not registered).
 const LONGEST: Duration = Duration::from_secs(86_400);
 
-/// Wait when no `Date` was ever seen: our clock may be ahead of the validator's.
+/// Our clock may be ahead of the validator's by so much when no `Date` was ever seen.
 const BLIND_SLACK: Duration = Duration::from_secs(2);
 
+/// Our clock may have been set ahead by so much since the record was written.
+const RESTART_SLACK: Duration = Duration::from_secs(2);
+
+/// C, a validator's time from task to task, by what it answered to a submission: from its
+/// `cooldown_until`, when it had assigned the task, when it booked the answer and its T, all by its
+/// own clock (rules.md R2, without the penalty: of an accepted or an empty answer).
+///
+/// Not more than C, and less by at most the second that `cooldown_until` is cut by, and by as much as
+/// the two times are reckoned too late.
+pub fn cooldown_from_reply(
+    until: UnixTime,
+    assigned: UnixTime,
+    booked: UnixTime,
+    throttle: Duration,
+) -> Duration {
+    // until = max(booked + C - T, assigned + C): either would make C this long, and the larger
+    // of the two ends is the one that stands.
+    until.saturating_since(assigned).min((until + throttle).saturating_since(booked))
+}
+
 impl Cooldowns {
-    pub fn new(record: LaneRecord, margin: Duration) -> Self {
-        Self { record, held_until: UnixTime::EPOCH, failures: 0, margin }
+    /// A lane as it was left. What the record says of the clock may be from before somebody set it:
+    /// a lead is not counted on, a lag is, and both with [`RESTART_SLACK`].
+    pub fn new(record: LaneRecord, margin: Duration, clock: Clock) -> Self {
+        let origin = clock.moment();
+        let recorded =
+            record.clock_offset.filter(|offset| u128::from(offset.unsigned_abs()) <= LONGEST.as_nanos());
+        let assumed = i128::from(recorded.unwrap_or(0).min(0)) - nanos(RESTART_SLACK);
+        let mut lane = Self {
+            clock,
+            origin,
+            lead: Known::Little { assumed, recorded },
+            until: None,
+            told: None,
+            rest_until: UnixTime::EPOCH,
+            held_until: UnixTime::EPOCH,
+            failures: 0,
+            window_count: record.window_count,
+            margin,
+        };
+        lane.until = record.cooldown_until.map(|until| until.min(lane.theirs_now() + LONGEST));
+        lane
     }
 
-    /// What to write down.
+    /// What to write down, by the wall clock of this moment.
     pub fn record(&self) -> LaneRecord {
-        self.record
+        let moment = self.clock.moment();
+        let (now, stepped) = (self.steady(moment.instant), moment.stepped_since(&self.origin));
+        let clock_offset = match self.lead {
+            Known::Little { recorded, .. } => recorded.map(i128::from),
+            Known::Bounds { all, .. } => Some(all.least(now)),
+        };
+        let rest = (self.rest_until > now).then(|| self.theirs(self.rest_until));
+        LaneRecord {
+            cooldown_until: self.until.max(rest),
+            clock_offset: clock_offset.map(|offset| held(offset - stepped)),
+            window_count: self.window_count,
+        }
     }
 
     /// Learns from the clock readings of a reply.
     pub fn observe<T>(&mut self, answered: &Answered<T>) {
         let Some(date) = answered.date else { return };
-        // When the head arrived the validator's clock showed at least `date`.
-        let least = date.nanos_after(answered.timing.answered);
-        if least.unsigned_abs() > LONGEST.as_nanos() {
+        if date.nanos_after(self.clock.now()).unsigned_abs() > LONGEST.as_nanos() {
             return;
         }
-        // When we sent, it showed at most `date` and its slack.
-        let most = (date + DATE_SLACK).nanos_after(answered.timing.sent);
-        let kept = self.record.clock_offset.map(i128::from);
-        let offset = match kept {
-            // Bounds that no longer overlap: one of the clocks was set.
-            Some(kept) if kept > most => least,
-            Some(kept) => kept.max(least),
-            None => least,
+        let timing = answered.timing;
+        let sent = self.steady(timing.begun);
+        let last = Lead::seen(date, sent, self.steady(timing.begun + timing.first_byte));
+        let all = match self.lead {
+            Known::Bounds { all, .. } => all.and(last),
+            Known::Little { .. } => last,
         };
-        self.record.clock_offset =
-            Some(i64::try_from(offset).unwrap_or(if offset < 0 { i64::MIN } else { i64::MAX }));
+        self.lead = Known::Bounds { all, last, sent };
     }
 
     /// Takes over the end of a cooldown, by the validator's clock; one further ahead than a day is
-    /// held there. Whether there is anything to wait for, `now` being our clock: if so, the lane
-    /// answered sensibly and its failures are forgotten.
-    pub fn cool_until(&mut self, until: UnixTime, now: UnixTime) -> bool {
-        let theirs = now.shifted(i128::from(self.record.clock_offset.unwrap_or(0)));
-        self.record.cooldown_until = Some(until.min(theirs + LONGEST));
-        let ahead = self.cooled() > now;
+    /// held there. Whether there is anything to wait for: if so, the lane answered sensibly and its
+    /// failures are forgotten.
+    pub fn cool_until(&mut self, until: UnixTime) -> bool {
+        match &mut self.lead {
+            // Not over there, and over here: their clock is further back than it seemed.
+            Known::Bounds { all, last, sent } => *all = all.before(until, *sent).unwrap_or(*last),
+            // Without a `Date` there is only our clock, as it was at first or as it is set now.
+            Known::Little { assumed, .. } => {
+                let stepped = self.clock.moment().stepped_since(&self.origin);
+                *assumed = (*assumed).min(stepped - nanos(BLIND_SLACK));
+            }
+        }
+        let held = until.min(self.theirs_now() + LONGEST);
+        self.until = Some(held);
+        self.rest_until = UnixTime::EPOCH;
+        let ahead = self.cooled() > self.now();
+        self.told = (ahead && held == until).then_some(until);
         if ahead {
             self.answered();
         }
         ahead
+    }
+
+    /// The end of a cooldown that the source itself named and that we have waited for: nothing of ours
+    /// prolongs it. Ask before pulling. If the reply to that pull names a later end, somebody else
+    /// used our key.
+    ///
+    /// Nothing after a restart, after [`rest`](Self::rest) and [`look_again`](Self::look_again), and
+    /// while it is not over.
+    pub fn told(&self) -> Option<UnixTime> {
+        self.told.filter(|_| self.cooled() <= self.now())
     }
 
     /// The lane answered; failures are forgotten.
@@ -85,168 +180,104 @@ impl Cooldowns {
 
     /// Lets the lane rest for a time although the source named none. Unlike [`hold`](Self::hold) it is
     /// part of the record, so a restart does not cut it short.
-    pub fn rest(&mut self, now: UnixTime, time: Duration) {
-        let until = (now + time).shifted(i128::from(self.record.clock_offset.unwrap_or(0)));
-        self.record.cooldown_until = self.record.cooldown_until.max(Some(until));
+    pub fn rest(&mut self, time: Duration) {
+        self.told = None;
+        self.rest_until = self.rest_until.max(self.now() + time);
     }
 
     /// Shortens a cooldown that ends later than `time` from now: the source meant a state of ours that
     /// has changed.
-    pub fn look_again(&mut self, now: UnixTime, time: Duration) {
-        let soon = (now + time).shifted(i128::from(self.record.clock_offset.unwrap_or(0)));
-        self.record.cooldown_until = self.record.cooldown_until.map(|until| until.min(soon));
+    pub fn look_again(&mut self, time: Duration) {
+        let soon = self.now() + time;
+        if self.cooled() > soon {
+            (self.until, self.told, self.rest_until) = (None, None, soon);
+        }
     }
 
     /// Holds the lane for a time.
-    pub fn hold(&mut self, now: UnixTime, time: Duration) {
-        self.held_until = self.held_until.max(now + time);
+    pub fn hold(&mut self, time: Duration) {
+        self.held_until = self.held_until.max(self.now() + time);
     }
 
     /// Holds the lane after a failure, longer with each in a row; returns for how long.
-    pub fn fail(&mut self, now: UnixTime, backoff: Backoff) -> Duration {
+    pub fn fail(&mut self, backoff: Backoff) -> Duration {
         self.failures = self.failures.saturating_add(1);
         let wait = backoff.after(self.failures);
-        self.hold(now, wait);
+        self.hold(wait);
         wait
     }
 
     pub fn set_window_count(&mut self, count: u64) {
-        self.record.window_count = Some(count);
+        self.window_count = Some(count);
     }
 
-    /// The first time of our clock at which a pull is certainly not early.
+    /// The first time at which a pull is certainly not early, by our wall clock as it is set now.
     pub fn due(&self) -> UnixTime {
+        let moment = self.clock.moment();
+        moment.wall.shifted(self.ready().nanos_after(self.steady(moment.instant)))
+    }
+
+    /// The same by the monotonic clock: it changes only when something is learned.
+    pub fn due_at(&self) -> Instant {
+        self.origin.instant + self.ready().saturating_since(self.origin.wall)
+    }
+
+    /// Least that the source's clock shows at a time of ours, by our wall clock as it is set now.
+    pub fn theirs_at(&self, ours: UnixTime) -> UnixTime {
+        let moment = self.clock.moment();
+        self.theirs(self.steady(moment.instant).shifted(ours.nanos_after(moment.wall)))
+    }
+
+    fn ready(&self) -> UnixTime {
         self.cooled().max(self.held_until)
     }
 
+    /// When the cooldown is over, by our steady time.
     fn cooled(&self) -> UnixTime {
-        match (self.record.cooldown_until, self.record.clock_offset) {
-            (None, _) => UnixTime::EPOCH,
-            (Some(until), Some(offset)) => until.shifted(-i128::from(offset)) + self.margin,
-            (Some(until), None) => until + self.margin + BLIND_SLACK,
+        let over = self.until.map_or(UnixTime::EPOCH, |until| self.ours(until) + self.margin);
+        over.max(self.rest_until)
+    }
+
+    fn ours(&self, theirs: UnixTime) -> UnixTime {
+        match self.lead {
+            Known::Bounds { all, .. } => all.ours(theirs),
+            Known::Little { assumed, .. } => theirs.shifted(-assumed),
         }
     }
+
+    fn theirs(&self, ours: UnixTime) -> UnixTime {
+        match self.lead {
+            Known::Bounds { all, .. } => all.theirs(ours),
+            Known::Little { assumed, .. } => ours.shifted(assumed),
+        }
+    }
+
+    fn theirs_now(&self) -> UnixTime {
+        self.theirs(self.now())
+    }
+
+    fn now(&self) -> UnixTime {
+        self.steady(self.clock.instant())
+    }
+
+    /// Our steady time at a moment.
+    fn steady(&self, instant: Instant) -> UnixTime {
+        let origin = self.origin;
+        match instant.checked_duration_since(origin.instant) {
+            Some(since) => origin.wall + since,
+            None => origin.wall - (origin.instant - instant),
+        }
+    }
+}
+
+fn nanos(time: Duration) -> i128 {
+    time.as_nanos() as i128
+}
+
+/// As it is stored.
+fn held(offset: i128) -> i64 {
+    i64::try_from(offset).unwrap_or(if offset < 0 { i64::MIN } else { i64::MAX })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::Timing;
-
-    const T: UnixTime = UnixTime::from_secs(1_800_000_000);
-
-    /// A reply whose round trip took `trip` and whose validator's clock is ahead by `ahead` ms.
-    fn reply(sent: UnixTime, trip_ms: u64, ahead_ms: i64) -> Answered<()> {
-        let answered = sent + Duration::from_millis(trip_ms);
-        let theirs = sent.shifted(i128::from(trip_ms) * 500_000 + i128::from(ahead_ms) * 1_000_000);
-        Answered {
-            reply: (),
-            timing: Timing {
-                sent,
-                answered,
-                sent_bytes: 0,
-                uploaded: None,
-                first_byte: Duration::from_millis(trip_ms),
-                total: Duration::from_millis(trip_ms),
-            },
-            date: Some(UnixTime::from_secs(theirs.as_secs())),
-        }
-    }
-
-    #[test]
-    fn no_pull_is_early_for_any_offset() {
-        for ahead_ms in [-60_000, -3_700, -1, 0, 700, 999, 60_000] {
-            for fraction in [0, 1, 250, 999] {
-                for trip in [1, 40, 2_500] {
-                    let mut lane = Cooldowns::new(LaneRecord::default(), Duration::from_millis(100));
-                    let sent = T + Duration::from_millis(fraction);
-                    lane.observe(&reply(sent, trip, ahead_ms));
-                    let until = T.shifted(i128::from(ahead_ms) * 1_000_000) + Duration::from_secs(300);
-                    assert!(lane.cool_until(UnixTime::from_secs(until.as_secs()), sent));
-                    let theirs = lane.due().shifted(i128::from(ahead_ms) * 1_000_000);
-                    assert!(theirs.as_secs() >= until.as_secs(), "{ahead_ms} {fraction} {trip}");
-                    let late = theirs.saturating_since(UnixTime::from_secs(until.as_secs()));
-                    assert!(
-                        late <= Duration::from_millis(1_100 + trip),
-                        "{late:?} at {ahead_ms} {fraction} {trip}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_clock_that_was_set_is_noticed() {
-        let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
-        lane.observe(&reply(T, 10, 0));
-        // Our clock jumps an hour ahead: theirs is now an hour behind it.
-        let later = T + Duration::from_secs(3_700);
-        lane.observe(&reply(later, 10, -3_600_000));
-        let until = UnixTime::from_secs(later.as_secs() - 3_600 + 100);
-        lane.cool_until(until, later);
-        assert!(lane.due() >= until + Duration::from_secs(3_600));
-    }
-
-    #[test]
-    fn a_rest_outlives_a_restart_and_shortens_no_cooldown() {
-        for ahead_ms in [-60_000, 0, 60_000] {
-            let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
-            lane.observe(&reply(T, 10, ahead_ms));
-            lane.rest(T, Duration::from_secs(300));
-            let restarted = Cooldowns::new(lane.record(), Duration::ZERO);
-            assert_eq!(restarted.due(), T + Duration::from_secs(300));
-        }
-        let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
-        lane.cool_until(T + Duration::from_secs(900), T);
-        lane.rest(T, Duration::from_secs(300));
-        assert_eq!(lane.record().cooldown_until, Some(T + Duration::from_secs(900)));
-    }
-
-    #[test]
-    fn no_cooldown_lasts_longer_than_a_day() {
-        for offset in [None, Some(0), Some(-3_600_000_000_000), Some(7)] {
-            let record = LaneRecord { clock_offset: offset, ..LaneRecord::default() };
-            let mut lane = Cooldowns::new(record, Duration::ZERO);
-            assert!(lane.cool_until(UnixTime::from_secs(u64::MAX), T));
-            let wait = lane.due().saturating_since(T);
-            assert!(wait >= LONGEST && wait <= LONGEST + BLIND_SLACK, "{wait:?} at {offset:?}");
-        }
-    }
-
-    #[test]
-    fn a_cooldown_in_the_past_changes_no_backoff() {
-        let backoff = Backoff::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap();
-        let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
-        for wait in [10, 20, 40] {
-            assert!(!lane.cool_until(UnixTime::from_secs(1), T));
-            assert_eq!(lane.fail(T, backoff).as_secs(), wait);
-            assert_eq!(lane.due(), T + Duration::from_secs(wait));
-        }
-    }
-
-    #[test]
-    fn a_date_of_another_age_is_no_clock() {
-        let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
-        for date in [UnixTime::EPOCH, UnixTime::from_secs(u64::MAX)] {
-            lane.observe(&Answered { date: Some(date), ..reply(T, 10, 0) });
-            assert_eq!(lane.record().clock_offset, None);
-        }
-        lane.observe(&reply(T, 10, 5_000));
-        let learned = lane.record().clock_offset;
-        assert!(learned.is_some());
-        lane.observe(&Answered { date: Some(UnixTime::EPOCH), ..reply(T, 10, 0) });
-        assert_eq!(lane.record().clock_offset, learned);
-    }
-
-    #[test]
-    fn failures_hold_a_lane_longer_and_longer() {
-        let backoff = Backoff::try_new(Duration::from_secs(10), Duration::from_secs(300)).unwrap();
-        let mut lane = Cooldowns::new(LaneRecord::default(), Duration::ZERO);
-        assert_eq!(lane.due(), UnixTime::EPOCH);
-        assert_eq!(lane.fail(T, backoff).as_secs(), 10);
-        assert_eq!(lane.fail(T, backoff).as_secs(), 20);
-        assert_eq!(lane.due(), T + Duration::from_secs(20));
-        lane.answered();
-        assert_eq!(lane.due(), UnixTime::EPOCH);
-    }
-}
+mod tests;

@@ -67,6 +67,8 @@ pub struct Candidate {
     pub seed: Seed,
     /// Time in the queue for the card.
     pub waited: Duration,
+    /// Moving others out of the card's memory, after the wait.
+    pub handoff: Duration,
     /// From the grant of the card to the last byte.
     pub generation: Duration,
     pub first_byte: Duration,
@@ -117,12 +119,12 @@ pub async fn make(
 ) -> Result<Candidate, MakeError> {
     let worker = bench.generator.name();
     let lease = bench.arbiter.lease(Tenant::Generator).await;
-    report::acquired(lease.waited, worker, bench.arbiter.card(), task);
+    report::acquired(lease.waited + lease.handoff, worker, bench.arbiter.card(), task);
     let generation = bench.generator.generate(prompt, seed).await?;
     let held = lease.held();
-    let waited = lease.waited;
+    let (waited, handoff) = (lease.waited, lease.handoff);
     drop(lease);
-    report::total_time(held, waited, generation.timing.first_byte, worker, task);
+    report::total_time(held, waited, handoff, generation.timing.first_byte, worker, task);
 
     let first_byte = generation.timing.first_byte;
     let encoder = bench.encoder;
@@ -146,6 +148,7 @@ pub async fn make(
         ply,
         seed,
         waited,
+        handoff,
         generation: held,
         first_byte,
         encoding: started.elapsed(),

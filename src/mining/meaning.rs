@@ -151,6 +151,7 @@ mod tests {
         let cooldown_until = cooldown_s.map(|s| NOW.shifted(i128::from(s) * 1_000_000_000));
         let timing = Timing {
             sent: NOW,
+            begun: tokio::time::Instant::now(),
             answered: NOW,
             sent_bytes: 0,
             uploaded: None,

@@ -1,26 +1,34 @@
-//! The loop itself: waits, performs what the state machine asks for, writes down what happened.
+//! The loop itself: owns every lane and card, waits in one place, and is told by jobs what happened.
+//!
+//! A turn of the loop gives out what can be given out (`dispatch`), then waits for a job to report,
+//! a timer, news from the chain or the order to stop, and takes that in (`filing`). Neither awaits,
+//! so no call of a validator, worker or disk holds up another lane.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Settings;
-use super::cooldowns::Cooldowns;
-use super::lane::{Lane, OpenWork};
+use super::cards::{Card, CardNo, Turn};
+use super::economy::Measures;
+use super::guard::Guard;
+use super::jobs::{self, Done, Tools};
+use super::lane::{Errand, Lane, LaneNo};
 use super::make::{Bench, SeedSource};
-use super::meaning::PullMeaning;
-use super::roster::{Due, Roster};
+use super::prices::Prices;
 use super::snapshot::Snapshot;
 use super::source::TaskSource;
-use super::state::TaskState;
+use super::state::Step;
 use super::subnet::{Standing, Subnet};
-use super::work::{Progress, chain};
-use crate::clock::Clock;
-use crate::dendrite::CallError;
-use crate::net::Backoff;
-use crate::primitives::{Hotkey, Prompt, UnixTime, Untrusted};
-use crate::store::{Accepted, LaneKey, NewTask, Store, StoreError};
+use super::tally::Tally;
+use super::{Settings, demotion::Acceptance};
+use crate::clock::{Clock, Moment};
+use crate::primitives::{Hotkey, UnixTime};
+use crate::store::{LaneKey, Store, StoreError};
 
 /// How much to do before stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,92 +60,172 @@ pub enum Finish {
 pub enum MinerError {
     #[error("no source of tasks")]
     NoSources,
+    #[error("no card to make anything with")]
+    NoCards,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// What a miner is made of.
+/// One of our hotkeys and where it may mine.
 #[derive(Debug)]
-pub struct Setup {
+pub struct Member {
     pub hotkey: Hotkey,
     /// Given from the start; the chain may name more.
     pub sources: Vec<TaskSource>,
     /// `None`: the sources stay as they are.
     pub subnet: Option<Subnet>,
-    pub bench: Bench,
+}
+
+/// What a miner is made of.
+#[derive(Debug)]
+pub struct Setup {
+    pub members: Vec<Member>,
+    /// The cards and the workers on each.
+    pub benches: Vec<Bench>,
     pub store: Store,
     pub clock: Clock,
     pub seeds: SeedSource,
     pub settings: Settings,
 }
 
-/// Mines with one hotkey.
+/// A hotkey, as the loop sees it.
 #[derive(Debug)]
-pub struct Miner {
+pub(super) struct Ours {
     pub(super) hotkey: Hotkey,
-    pub(super) lanes: Vec<Lane>,
-    pub(super) bench: Bench,
-    pub(super) store: Store,
-    pub(super) clock: Clock,
-    pub(super) seeds: SeedSource,
-    pub(super) settings: Settings,
-    /// `None`: the sources are those given at the start.
     pub(super) subnet: Option<Subnet>,
-    pub(super) last_prune: UnixTime,
-    pub(super) ended: u64,
-    pub(super) generator_reachable: bool,
-    pub(super) shown: watch::Sender<Option<Snapshot>>,
+    pub(super) guard: Guard,
 }
 
-/// Waits between pulls that brought nothing (rules.md R8).
-const NOTHING: Backoff = backoff(10, 300);
+impl Ours {
+    /// Whether tasks may be pulled: not while the chain says that we are not registered, nor while
+    /// another process seems to use the hotkey.
+    pub(super) fn may_pull(&self, now: UnixTime) -> bool {
+        self.standing() != Standing::NotRegistered && self.guard.paused_until(now).is_none()
+    }
 
-/// Waits after pulls whose reply was lost: a repeated pull of an assigned task is free (rules.md R8).
-const LOST_REPLY: Backoff = backoff(3, 300);
-
-const fn backoff(min_s: u64, max_s: u64) -> Backoff {
-    match Backoff::try_new(Duration::from_secs(min_s), Duration::from_secs(max_s)) {
-        Ok(backoff) => backoff,
-        // Reached only while compiling the constants above.
-        Err(_) => panic!("the constants make a backoff"),
+    pub(super) fn standing(&self) -> Standing {
+        self.subnet.as_ref().map_or(Standing::Unknown, Subnet::standing)
     }
 }
 
-/// Between two looks at a generator that is gone.
-pub(super) const GENERATOR_RETRY: Duration = Duration::from_secs(5);
+/// A job under way.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) handle: AbortHandle,
+    pub(super) job: Job,
+    pub(super) since: Instant,
+}
 
-/// Wait at a validator that does not know us although the chain does (rules.md R8).
-const UNREGISTERED_THERE: Duration = Duration::from_secs(600);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Job {
+    Pull(LaneNo),
+    Card(LaneNo, CardNo, Turn),
+    Answer(LaneNo),
+    /// Nothing is lost if it ends early.
+    Chore,
+}
+
+/// Where a lane is listed while no job works for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    Resting(Instant),
+    Answer(Instant),
+    Card(UnixTime),
+}
+
+/// Mines with one or several hotkeys on one or several cards.
+#[derive(Debug)]
+pub struct Miner {
+    pub(super) tools: Arc<Tools>,
+    pub(super) ours: Vec<Ours>,
+    pub(super) lanes: BTreeMap<LaneNo, Lane>,
+    next_lane: u32,
+    pub(super) listed: HashMap<LaneNo, Listed>,
+    /// Lanes that rest, by when they may be asked.
+    pub(super) resting: BTreeSet<(Instant, LaneNo)>,
+    /// Lanes with an answer to send, by when it may go.
+    pub(super) answers: BTreeSet<(Instant, LaneNo)>,
+    /// Lanes whose task wants a card, the oldest task first.
+    pub(super) waiting: BTreeSet<(UnixTime, LaneNo)>,
+    pub(super) cards: Vec<Card>,
+    pub(super) jobs: JoinSet<Done>,
+    pub(super) running: HashMap<Id, Running>,
+    pub(super) pulling: u32,
+    pub(super) answering: usize,
+    /// Lanes being read from the store.
+    pub(super) opening: usize,
+    pub(super) measures: Measures,
+    /// The worth of time, and when it was reckoned.
+    pub(super) prices: Option<(Instant, Prices)>,
+    pub(super) ended: u64,
+    pub(super) stopping: Option<Instant>,
+    pub(super) last_prune: UnixTime,
+    pub(super) tally: Arc<Mutex<Tally>>,
+    shown: watch::Sender<Option<Snapshot>>,
+    last_shown: Option<Instant>,
+}
 
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Between two copies of the state for whoever looks.
+const SHOW_EVERY: Duration = Duration::from_millis(250);
+
+/// No wait is longer, so that nothing is overlooked for long.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// An answer is held back for a lock or a backoff, never as long as a clock that was set back says.
+const LONGEST_LOCK: Duration = Duration::from_secs(3_600);
 
 impl Miner {
     /// Takes up what the store remembers of each source: cooldowns and open tasks. With a `subnet`
     /// the chain names further ones, and those that leave.
     ///
     /// # Errors
-    /// When there is neither a source nor a subnet, or the store fails.
+    /// When there is neither a source nor a subnet, no card, or the store fails.
     pub async fn resume(setup: Setup) -> Result<Self, MinerError> {
-        let Setup { hotkey, sources, subnet, bench, store, clock, seeds, settings } = setup;
-        if sources.is_empty() && subnet.is_none() {
+        let Setup { members, benches, store, clock, seeds, settings } = setup;
+        if members.iter().all(|member| member.sources.is_empty() && member.subnet.is_none()) {
             return Err(MinerError::NoSources);
         }
+        if benches.is_empty() {
+            return Err(MinerError::NoCards);
+        }
+        let limit = settings.doppelganger_limit;
+        let measures = Measures::recalled(&store, clock.now(), settings.gate_margin).await?;
+        let now = clock.instant();
+        let cards = benches.iter().map(|_| Card::new(now)).collect();
+        let tools = Arc::new(Tools { benches, store, clock, seeds, settings });
         let mut miner = Self {
-            hotkey,
-            lanes: Vec::with_capacity(sources.len()),
-            bench,
-            store,
-            clock,
-            seeds,
-            settings,
-            subnet,
-            last_prune: UnixTime::EPOCH,
+            tools,
+            ours: Vec::with_capacity(members.len()),
+            lanes: BTreeMap::new(),
+            next_lane: 0,
+            listed: HashMap::new(),
+            resting: BTreeSet::new(),
+            answers: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            cards,
+            jobs: JoinSet::new(),
+            running: HashMap::new(),
+            pulling: 0,
+            answering: 0,
+            opening: 0,
+            measures,
+            prices: None,
             ended: 0,
-            generator_reachable: true,
+            stopping: None,
+            last_prune: UnixTime::EPOCH,
+            tally: Arc::default(),
             shown: watch::Sender::new(None),
+            last_shown: None,
         };
-        for source in sources {
-            miner.open_lane(source).await?;
+        for (number, Member { hotkey, sources, subnet }) in members.into_iter().enumerate() {
+            miner.ours.push(Ours { hotkey, subnet, guard: Guard::new(limit) });
+            for source in sources {
+                let key = LaneKey { source: source.id(), hotkey };
+                let lane = jobs::open(Arc::clone(&miner.tools), number, key, source).await?;
+                miner.add_lane(*lane);
+            }
         }
         Ok(miner)
     }
@@ -147,291 +235,266 @@ impl Miner {
         self.shown.subscribe()
     }
 
-    async fn open_lane(&mut self, source: TaskSource) -> Result<(), MinerError> {
-        let key = LaneKey { source: source.id(), hotkey: self.hotkey };
-        let cooldowns = Cooldowns::new(self.store.lane(key).await?, self.settings.margin);
-        // What has no result and no answer is pulled again: the source may have forgotten it, and
-        // if not, gives the same task.
-        let stored = self.store.open_task(key).await?.filter(|open| open.stage.is_past_making());
-        let open = stored.map(|open| {
-            let task = open.task.clone();
-            let makes = |prompt: &Prompt| self.bench.generator.makes(prompt.kind());
-            OpenWork { task, state: TaskState::resumed(open, makes, &self.settings) }
-        });
-        if let Some(open) = &open {
-            tracing::info!(task = %open.task.id.short(), "Taking up an open task");
-        }
-        self.lanes.push(Lane { key, source, cooldowns, last_asked: UnixTime::EPOCH, open, leaving: false });
-        Ok(())
-    }
-
-    /// Takes in what the chain says: new lanes, moved axons, validators that have gone.
-    async fn follow_subnet(&mut self) -> Result<(), MinerError> {
-        let now = self.clock.now();
-        let Some(sources) = self.subnet.as_mut().and_then(|subnet| subnet.look(now)) else { return Ok(()) };
-        for lane in &mut self.lanes {
-            lane.leaving = true;
-        }
-        for source in sources {
-            match self.lanes.iter_mut().find(|lane| lane.key.source == source.id()) {
-                Some(lane) => {
-                    lane.source = source;
-                    lane.leaving = false;
-                }
-                None => self.open_lane(source).await?,
-            }
-        }
-        self.lanes.retain(|lane| !lane.leaving || lane.open.is_some());
-        Ok(())
-    }
-
-    /// Whether tasks may be pulled: not while the chain says that we are not registered.
-    fn may_pull(&self) -> bool {
-        self.subnet.as_ref().is_none_or(|subnet| subnet.standing() != Standing::NotRegistered)
+    /// Counts of this run, kept up to date while it lasts.
+    pub fn tally(&self) -> Arc<Mutex<Tally>> {
+        Arc::clone(&self.tally)
     }
 
     /// Mines until the budget is spent or `stop` is cancelled.
     ///
-    /// Stopping abandons a generation (the task stays open and comes back) and lets a submission
-    /// finish; the caller bounds that by dropping the future. Everything that matters is in the
+    /// When told to stop nothing more is pulled. What will not be done within `settings.grace` is
+    /// abandoned (its task stays open and comes back), everything else is finished. The caller bounds that by dropping the future: everything that matters is in the
     /// store at every await.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn run(&mut self, budget: Budget, stop: &CancellationToken) -> Result<Finish, MinerError> {
         loop {
-            match budget {
-                Budget::Tasks(limit) if self.ended >= limit => return Ok(Finish::Done),
-                Budget::Once if self.ended >= 1 => return Ok(Finish::Done),
-                _ => {}
+            if stop.is_cancelled() && self.stopping.is_none() {
+                self.begin_stop();
             }
-            if stop.is_cancelled() {
-                return Ok(Finish::Stopped);
+            self.follow_subnets();
+            self.prune();
+            self.dispatch(budget);
+            if let Some(finish) = self.finished(budget) {
+                self.show(true);
+                return Ok(finish);
             }
-            self.prune().await;
-            self.follow_subnet().await?;
-            self.show();
-            let now = self.clock.now();
-            let next = self.next_lane(budget, now);
-            let position = match next {
-                Some((position, due)) if due <= now => position,
-                _ => {
-                    if budget == Budget::Once && self.lanes.iter().all(|lane| lane.open.is_none()) {
-                        if next.is_some() {
-                            return Ok(Finish::NothingDue);
-                        }
-                        if !self.awaits_first_sync() {
-                            return Ok(Finish::NoSubnet);
-                        }
+            self.show(false);
+            let wait = self.until_next();
+            let clock = self.tools.clock;
+            let done = {
+                let Self { ours, jobs, stopping, .. } = self;
+                // One chain, one feed: what reaches one of ours reaches all.
+                let subnet = ours.iter_mut().find_map(|ours| ours.subnet.as_mut());
+                let news = async {
+                    match subnet {
+                        Some(subnet) => subnet.changed().await,
+                        None => std::future::pending().await,
                     }
-                    if !self.wait(next.map(|(_, due)| due), stop).await {
-                        return Ok(Finish::Stopped);
-                    }
-                    continue;
+                };
+                tokio::select! {
+                    () = stop.cancelled(), if stopping.is_none() => None,
+                    Some(done) = jobs.join_next_with_id() => Some(done),
+                    () = clock.sleep(wait) => None,
+                    () = news => None,
                 }
             };
-            if self.lanes[position].open.is_none() {
-                if budget == Budget::Once && !self.bench.generator.is_reachable().await {
-                    return Ok(Finish::NoGenerator);
-                }
-                if !self.finds_generator(stop).await {
-                    continue;
-                }
-                self.pull(position, stop).await?;
-                self.show();
-            }
-            match self.work(position, stop).await? {
-                Some(Progress::Ended) => self.ended += 1,
-                Some(Progress::Stopped) => return Ok(Finish::Stopped),
-                Some(Progress::Later) | None => {}
+            if let Some(done) = done {
+                self.take(done)?;
             }
         }
     }
 
-    /// Waits until `due`, for news from the chain, or for the order to stop (then false).
-    async fn wait(&mut self, due: Option<UnixTime>, stop: &CancellationToken) -> bool {
-        let clock = self.clock;
-        let subnet = &mut self.subnet;
-        let news = async {
-            match subnet {
-                Some(subnet) => subnet.changed().await,
-                None => std::future::pending().await,
+    /// Why the loop ends now, if it does.
+    fn finished(&self, budget: Budget) -> Option<Finish> {
+        let busy =
+            self.opening > 0 || self.lanes.values().any(|lane| !matches!(lane.errand, Errand::Resting));
+        match budget {
+            Budget::Tasks(limit) if self.ended >= limit => return Some(Finish::Done),
+            Budget::Once if self.ended >= 1 => return Some(Finish::Done),
+            _ => {}
+        }
+        if let Some(left) = self.grace_left() {
+            let at_work = self.running.values().any(|running| running.job != Job::Chore);
+            let in_time = self.tools.clock.instant() + left;
+            let sending = self.answers.first().is_some_and(|(at, _)| *at <= in_time);
+            let making = !self.waiting.is_empty() && self.makes_in_time();
+            return (!at_work && !sending && !making).then_some(Finish::Stopped);
+        }
+        if budget == Budget::Once && !busy {
+            if self.cards.iter().all(Card::is_gone) {
+                return Some(Finish::NoGenerator);
             }
-        };
-        let time = async {
-            match due {
-                Some(due) => clock.sleep_until(due).await,
-                None => std::future::pending().await,
+            let asks = self
+                .lanes
+                .values()
+                .any(|lane| !lane.leaving && self.ours[lane.member].may_pull(self.tools.clock.now()));
+            if asks {
+                return Some(Finish::NothingDue);
             }
-        };
-        tokio::select! {
-            () = stop.cancelled() => false,
-            () = time => true,
-            () = news => true,
+            let awaited = self.ours.iter().any(|ours| {
+                ours.subnet
+                    .as_ref()
+                    .is_some_and(|subnet| subnet.standing() == Standing::Unknown && !subnet.is_in_the_dark())
+            });
+            if !awaited {
+                return Some(Finish::NoSubnet);
+            }
+        }
+        None
+    }
+
+    /// No more pulls; what cannot be done in time is left, to be taken up after the next start.
+    fn begin_stop(&mut self) {
+        let now = self.tools.clock.instant();
+        self.stopping = Some(now);
+        let (making, judging) = (self.measures.making(), self.measures.judging());
+        let grace = self.tools.settings.grace;
+        for running in self.running.values() {
+            let left = match running.job {
+                Job::Pull(_) | Job::Chore => Duration::MAX,
+                Job::Card(_, _, Turn::Making) if !self.measures.has_made() => Duration::MAX,
+                Job::Card(_, _, Turn::Making) => making.saturating_sub(now - running.since),
+                Job::Card(_, _, Turn::Judging) => judging.saturating_sub(now - running.since),
+                Job::Answer(_) => Duration::ZERO,
+            };
+            if left > grace {
+                running.handle.abort();
+            }
         }
     }
 
-    /// Whether the chain may still name somebody to ask.
-    fn awaits_first_sync(&self) -> bool {
-        self.subnet
-            .as_ref()
-            .is_some_and(|subnet| subnet.standing() == Standing::Unknown && !subnet.is_in_the_dark())
+    /// What is left of the time to finish in, once told to stop.
+    pub(super) fn grace_left(&self) -> Option<Duration> {
+        let since = self.stopping?;
+        Some(self.tools.settings.grace.saturating_sub(since.elapsed()))
     }
 
-    /// The lane to turn to, and when: none if nobody may be asked and nothing is open. With a single
-    /// task to do, one that is open comes before all.
-    fn next_lane(&self, budget: Budget, now: UnixTime) -> Option<(usize, UnixTime)> {
-        let open_only =
-            !self.may_pull() || budget == Budget::Once && self.lanes.iter().any(|lane| lane.open.is_some());
-        let wanted: Vec<usize> = (0..self.lanes.len())
-            .filter(|i| self.lanes[*i].open.is_some() || !open_only && !self.lanes[*i].leaving)
+    /// Whether a candidate may be begun: when told to stop, only if it will be done in time.
+    pub(super) fn makes_in_time(&self) -> bool {
+        let needed = self.measures.candidate() + self.measures.answering();
+        let can = self.cards.iter().any(|card| !card.is_gone());
+        self.grace_left().is_none_or(|left| can && self.measures.has_made() && needed <= left)
+    }
+
+    /// How long nothing will happen by itself.
+    fn until_next(&self) -> Duration {
+        let now = self.tools.clock.instant();
+        // Those that are due wait for a card or a permit, not for a time.
+        let after = |listed: &BTreeSet<(Instant, LaneNo)>| {
+            listed.range((now, LaneNo(u32::MAX))..).next().map(|(at, _)| *at)
+        };
+        let lane = if self.stopping.is_none() { after(&self.resting) } else { None };
+        let card = self.cards.iter().filter_map(|card| self.card_timer(card, now)).min();
+        let show = self.last_shown.filter(|_| self.shown.receiver_count() > 0).map(|at| at + SHOW_EVERY);
+        let timers = [lane, after(&self.answers), card, show.filter(|at| *at > now)];
+        let next = timers.into_iter().flatten().min();
+        next.map_or(LONGEST_WAIT, |at| (at - now).min(LONGEST_WAIT))
+    }
+
+    /// Publishes what the loop is doing: at its end, and now and then if somebody looks.
+    fn show(&mut self, last: bool) {
+        let now = self.tools.clock.instant();
+        let recent = self.last_shown.is_some_and(|at| now < at + SHOW_EVERY);
+        if !last && (recent || self.shown.receiver_count() == 0) {
+            return;
+        }
+        self.last_shown = Some(now);
+        let snapshot = self.snapshot();
+        self.shown.send_replace(Some(snapshot));
+    }
+
+    /// Takes in what the chain says: new lanes, moved axons, validators that have gone.
+    fn follow_subnets(&mut self) {
+        let now = self.tools.clock.now();
+        for member in 0..self.ours.len() {
+            let hotkey = self.ours[member].hotkey;
+            let Some(sources) = self.ours[member].subnet.as_mut().and_then(|subnet| subnet.look(now)) else {
+                continue;
+            };
+            for lane in self.lanes.values_mut().filter(|lane| lane.member == member) {
+                lane.leaving = true;
+            }
+            for source in sources {
+                let key = LaneKey { source: source.id(), hotkey };
+                match self.lanes.values_mut().find(|lane| lane.key == key) {
+                    Some(lane) => {
+                        lane.source = source;
+                        lane.leaving = false;
+                    }
+                    None => {
+                        self.opening += 1;
+                        let tools = Arc::clone(&self.tools);
+                        self.spawn(Job::Chore, async move {
+                            Done::Opened(jobs::open(tools, member, key, source).await)
+                        });
+                    }
+                }
+            }
+        }
+        let gone: Vec<LaneNo> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.leaving && matches!(lane.errand, Errand::Resting))
+            .map(|(no, _)| *no)
             .collect();
-        let dues: Vec<Due> = wanted.iter().map(|i| self.lanes[*i].due()).collect();
-        let chosen = Roster::next(&dues, now)?;
-        Some((wanted[chosen], dues[chosen].at))
+        for no in gone {
+            self.unlist(no);
+            self.lanes.remove(&no);
+        }
     }
 
-    /// Publishes what the loop is doing.
-    fn show(&self) {
-        let lanes = self.lanes.iter().map(Lane::snapshot).collect();
-        let standing = self.subnet.as_ref().map_or(Standing::Unknown, Subnet::standing);
-        self.shown.send_replace(Some(Snapshot {
-            at: self.clock.now(),
-            hotkey: self.hotkey,
-            standing,
-            ended: self.ended,
-            generator_reachable: self.generator_reachable,
-            lanes,
-        }));
+    pub(super) fn add_lane(&mut self, lane: Lane) {
+        // The chain may name a source again while it is being opened.
+        if self.lanes.values().any(|known| known.key == lane.key) {
+            return;
+        }
+        let no = LaneNo(self.next_lane);
+        self.next_lane += 1;
+        self.lanes.insert(no, lane);
+        self.relist(no);
     }
 
-    /// Asks one lane for a task and files what it says.
-    async fn pull(&mut self, position: usize, stop: &CancellationToken) -> Result<(), MinerError> {
-        let lane = &mut self.lanes[position];
-        lane.last_asked = self.clock.now();
-        let source = lane.source.clone();
-        let result = tokio::select! {
-            // A pull may assign a task; the validator gives the same one again after a restart.
-            () = stop.cancelled() => return Ok(()),
-            result = source.pull() => result,
+    pub(super) fn spawn(&mut self, job: Job, work: impl Future<Output = Done> + Send + 'static) {
+        let handle = self.jobs.spawn(work);
+        let since = self.tools.clock.instant();
+        self.running.insert(handle.id(), Running { handle, job, since });
+    }
+
+    fn unlist(&mut self, no: LaneNo) {
+        match self.listed.remove(&no) {
+            Some(Listed::Resting(at)) => self.resting.remove(&(at, no)),
+            Some(Listed::Answer(at)) => self.answers.remove(&(at, no)),
+            Some(Listed::Card(at)) => self.waiting.remove(&(at, no)),
+            None => false,
         };
-        let now = self.clock.now();
-        let validator = lane.key.source.name();
-        match PullMeaning::read(result) {
-            PullMeaning::Assigned { task, reply } => {
-                lane.cooldowns.observe(&reply);
-                lane.cooldowns.answered();
-                let new = NewTask {
-                    id: self.seeds.local_id(now),
-                    lane: lane.key,
-                    task_id: task.id,
-                    prompt: task.prompt,
-                    threshold: reply.reply.threshold,
-                    throttle_s: reply.reply.throttle_s,
-                    pulled_at: now,
-                };
-                let makes = |prompt: &Prompt| self.bench.generator.makes(prompt.kind());
-                let (open, again) = match self.store.accept(new).await? {
-                    Accepted::New(task) => {
-                        let state = TaskState::new(&task, makes, &self.settings);
-                        (OpenWork { task, state }, "")
-                    }
-                    Accepted::Known(open) => {
-                        let task = open.task.clone();
-                        (OpenWork { task, state: TaskState::resumed(open, makes, &self.settings) }, " again")
-                    }
-                };
-                tracing::info!(
-                    validator = %validator, task = %open.task.id.short(), kind = %open.task.prompt.kind(),
-                    "Pulled a task{again} ({})", Untrusted::prompt(&open.task.prompt)
-                );
-                lane.open = Some(open);
-            }
-            PullMeaning::Cooling { until, reply } => {
-                lane.cooldowns.observe(&reply);
-                // A cooldown that is over and no task: as good as no answer, and no reason to ask at once.
-                let wait = if lane.cooldowns.cool_until(until, now) {
-                    lane.cooldowns.due().saturating_since(now)
-                } else {
-                    lane.cooldowns.fail(now, NOTHING)
-                };
-                // About an hour is what an unregistered hotkey is told (rules.md R4).
-                if wait > self.settings.cooldown + Duration::from_secs(2_400) {
-                    let known = self.subnet.as_ref().map(Subnet::standing);
-                    if matches!(known, Some(Standing::Registered { .. })) {
-                        // Its copy of the chain is older than ours; it looks again within ten minutes.
-                        lane.cooldowns.look_again(now, UNREGISTERED_THERE);
-                        if let Some(subnet) = &self.subnet {
-                            subnet.doubt();
-                        }
-                    }
-                    let wait = lane.cooldowns.due().saturating_since(now);
-                    tracing::warn!(%validator, wait_s = wait.as_secs(), "The validator gives no task for long, as to a hotkey that is not registered");
-                } else {
-                    tracing::debug!(%validator, wait_s = wait.as_secs(), "Cooling down");
-                }
-                self.store.set_lane(lane.key, lane.cooldowns.record()).await?;
-            }
-            PullMeaning::Nothing => {
-                let wait = lane.cooldowns.fail(now, NOTHING);
-                tracing::debug!(%validator, wait_s = wait.as_secs(), "No task and no time given");
-            }
-            PullMeaning::MaybeAssigned(error) => {
-                let wait = lane.cooldowns.fail(now, LOST_REPLY);
-                tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The reply to a pull was lost, asking again");
-            }
-            PullMeaning::Failed(error) => {
-                // As its blacklist answers a hotkey it does not know.
-                if matches!(&error, CallError::Refused { status, .. } if *status == http::StatusCode::FORBIDDEN)
-                    && let Some(subnet) = &self.subnet
-                {
-                    subnet.doubt();
-                }
-                let wait = lane.cooldowns.fail(now, NOTHING);
-                tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The validator could not be asked");
-            }
-        }
-        Ok(())
     }
 
-    /// Nothing is pulled for a generator that is gone: false after a moment's wait, in which the
-    /// registration or the lane may have gone too, or when told to stop.
-    async fn finds_generator(&mut self, stop: &CancellationToken) -> bool {
-        let reachable = tokio::select! {
-            () = stop.cancelled() => return false,
-            reachable = self.bench.generator.is_reachable() => reachable,
+    /// Lists a lane by what it waits for now. Called after every change of its errand.
+    pub(super) fn relist(&mut self, no: LaneNo) {
+        self.unlist(no);
+        let Some(lane) = self.lanes.get(&no) else { return };
+        let listed = match &lane.errand {
+            Errand::Resting => Listed::Resting(lane.due()),
+            Errand::Open(work) => match work.state.step() {
+                Step::Answer { not_before } => {
+                    let Moment { wall, instant } = self.tools.clock.moment();
+                    Listed::Answer(instant + not_before.saturating_since(wall).min(LONGEST_LOCK))
+                }
+                Step::Make | Step::Judge => Listed::Card(work.task.pulled_at),
+                Step::Nothing => return,
+            },
+            Errand::Pulling | Errand::Making(_) | Errand::Answering(_) => return,
         };
-        if reachable != self.generator_reachable {
-            self.generator_reachable = reachable;
-            self.show();
-            if reachable {
-                tracing::info!(worker = self.bench.generator.name(), "The generator is back");
-            } else {
-                tracing::warn!(
-                    worker = self.bench.generator.name(), endpoint = %self.bench.generator.endpoint(),
-                    "The generator is not reachable, no task is pulled: start it, or correct its url in the configuration"
-                );
-            }
-        }
-        if !reachable {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = self.clock.sleep(GENERATOR_RETRY) => {}
-            }
-        }
-        reachable
+        match listed {
+            Listed::Resting(at) => self.resting.insert((at, no)),
+            Listed::Answer(at) => self.answers.insert((at, no)),
+            Listed::Card(at) => self.waiting.insert((at, no)),
+        };
+        self.listed.insert(no, listed);
     }
 
-    async fn prune(&mut self) {
-        let now = self.clock.now();
-        if now.saturating_since(self.last_prune) < PRUNE_EVERY {
+    fn prune(&mut self) {
+        let now = self.tools.clock.now();
+        if self.stopping.is_some() || now.saturating_since(self.last_prune) < PRUNE_EVERY {
             return;
         }
         self.last_prune = now;
-        match self.store.prune(now - self.settings.keep_results).await {
-            Ok(0) => {}
-            Ok(removed) => tracing::debug!(removed, "Old results removed"),
-            Err(error) => tracing::warn!(%error, "Old results could not be removed"),
+        self.measures.calibrate(now);
+        let tools = Arc::clone(&self.tools);
+        self.spawn(Job::Chore, async move {
+            Done::Pruned(tools.store.prune(now - tools.settings.keep_results).await)
+        });
+    }
+
+    /// Whether a lane may be asked for a task, its cooldown aside.
+    pub(super) fn may_ask(&self, lane: &Lane, now: Moment) -> bool {
+        if lane.leaving || !self.ours[lane.member].may_pull(now.wall) {
+            return false;
         }
+        // One probe per window for the floor (rules.md R9, "Which validator").
+        !self.measures.is_demoted(&lane.key.source)
+            || lane.last_asked.is_none_or(|at| now.instant - at >= Acceptance::PROBE_EVERY)
     }
 }

@@ -17,12 +17,19 @@ pub fn acquired(waited: Duration, worker: &str, card: &CardId, task: &LocalId) {
 }
 
 /// A generation is complete. `held`: from the grant of the card to the last byte.
-pub fn total_time(held: Duration, waited: Duration, first_byte: Duration, worker: &str, task: &LocalId) {
-    // Nothing is moved between workers yet, so waiting for the card is all queue.
+pub fn total_time(
+    held: Duration,
+    waited: Duration,
+    handoff: Duration,
+    first_byte: Duration,
+    worker: &str,
+    task: &LocalId,
+) {
     tracing::info!(
-        "Total time: {:.2}s. queue {:.2}s, hand-off 0.00s, first byte {:.2}s. worker={worker} task={}",
+        "Total time: {:.2}s. queue {:.2}s, hand-off {:.2}s, first byte {:.2}s. worker={worker} task={}",
         held.as_secs_f64(),
         waited.as_secs_f64(),
+        handoff.as_secs_f64(),
         first_byte.as_secs_f64(),
         task.short()
     );

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Decision, ReplyMeaning, Settings, decide};
+use super::decide::{Terms, decide, retry_or_decline};
+use super::{Decision, ReplyMeaning, Settings};
 use crate::net::Backoff;
 use crate::primitives::{Prompt, Score, UnixTime};
 use crate::store::{Answer, KeptResult, OpenTask, Outcome, Stage, TaskRecord, Verdict};
@@ -13,17 +14,15 @@ use crate::store::{Answer, KeptResult, OpenTask, Outcome, Stage, TaskRecord, Ver
 /// Open --kept--> Made --judged--> (decide) --submit--> Answering --settled--> Ended
 ///  ^  \                              |  \                 |   ^
 ///  |   `--failed for good---------------------empty------>'   | not settled
-///  `---- failed, or judged too low --'                    `---'
+///  `---- failed, too low, or good and more wanted -----'  `---'
 /// ```
 #[derive(Debug, Clone)]
 pub enum TaskState {
-    /// A candidate is to be made. `failed` have failed since this process took the task up.
-    Open {
-        failed: u32,
-    },
+    /// A candidate is to be made.
+    Open(Tries),
     /// A result is kept and not judged.
     Made {
-        failed: u32,
+        tries: Tries,
         result: KeptResult,
     },
     /// An answer is to be sent, not before `not_before` (our clock). `tries` have left so far.
@@ -38,6 +37,32 @@ pub enum TaskState {
     },
 }
 
+/// What this process has tried for a task.
+#[derive(Debug, Clone, Default)]
+pub struct Tries {
+    /// Candidates that came to nothing.
+    pub failed: u32,
+    /// Candidates that passed, and the best of them.
+    pub passed: u32,
+    pub best: Option<KeptResult>,
+}
+
+impl Tries {
+    /// With one more good result; of equals the earlier stays.
+    fn with(self, result: KeptResult) -> Self {
+        let better = self.best.as_ref().is_none_or(|best| score_of(&result) > score_of(best));
+        let best = if better { Some(result) } else { self.best };
+        Self { passed: self.passed + 1, best, ..self }
+    }
+}
+
+fn score_of(result: &KeptResult) -> Option<Score> {
+    match result.verdict {
+        Some(Verdict::Scored(score)) => Some(score),
+        _ => None,
+    }
+}
+
 /// What happened to a task.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -47,15 +72,8 @@ pub enum Event {
         reason: String,
         retryable: bool,
     },
-    Judged {
-        result: KeptResult,
-        verdict: Verdict,
-    },
-    /// The source answered a submission, or did not, at a time of our clock.
-    Replied {
-        meaning: ReplyMeaning,
-        at: UnixTime,
-    },
+    /// A kept result was judged; its verdict is in it.
+    Judged(KeptResult),
 }
 
 /// What a state asks for.
@@ -72,21 +90,31 @@ impl TaskState {
     pub fn new(task: &TaskRecord, can_make: impl Fn(&Prompt) -> bool, settings: &Settings) -> Self {
         match reason_to_decline(&task.prompt, can_make, settings) {
             Some(reason) => Self::answering(Answer::Empty(reason)),
-            None => Self::Open { failed: 0 },
+            None => Self::Open(Tries::default()),
         }
     }
 
     /// The state of a task found on record, by what its journal holds (see the store's table).
+    ///
+    /// A verdict is judged anew by the plain gate: what was learned since the start of this process
+    /// is too little to do better.
     pub fn resumed(open: OpenTask, can_make: impl Fn(&Prompt) -> bool, settings: &Settings) -> Self {
         match (open.stage, open.result, open.answer) {
             (Stage::Intended | Stage::Sent, _, Some((answer, intended_at))) => {
                 Self::Answering { answer, tries: 1, not_before: after_lock(intended_at, settings) }
             }
-            (Stage::Scored, Some(result), _) => match result.verdict {
-                Some(verdict) => judged(result, verdict, 0, open.task.threshold, settings),
-                None => Self::Made { failed: 0, result },
+            (Stage::Kept | Stage::Scored | Stage::Generating, Some(result), _) => match result.verdict {
+                Some(Verdict::Scored(score)) => {
+                    if score.get() >= open.task.threshold.get() + settings.gate_margin {
+                        Self::answering(Answer::Result(result))
+                    } else {
+                        Self::Open(Tries { failed: 1, ..Tries::default() })
+                    }
+                }
+                Some(Verdict::NoVerdict | Verdict::Unscored) | None => {
+                    Self::Made { tries: Tries::default(), result }
+                }
             },
-            (Stage::Kept, Some(result), _) => Self::Made { failed: 0, result },
             _ => Self::new(&open.task, can_make, settings),
         }
     }
@@ -98,7 +126,7 @@ impl TaskState {
     /// For display.
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Open { .. } => "open",
+            Self::Open(_) => "open",
             Self::Made { .. } => "made",
             Self::Answering { .. } => "answering",
             Self::Ended { .. } => "ended",
@@ -107,10 +135,28 @@ impl TaskState {
 
     pub fn step(&self) -> Step {
         match self {
-            Self::Open { .. } => Step::Make,
+            Self::Open(_) => Step::Make,
             Self::Made { .. } => Step::Judge,
             Self::Answering { not_before, .. } => Step::Answer { not_before: *not_before },
             Self::Ended { .. } => Step::Nothing,
+        }
+    }
+
+    /// Candidates that came to nothing, while more are made.
+    pub const fn failed(&self) -> u32 {
+        match self {
+            Self::Open(tries) | Self::Made { tries, .. } => tries.failed,
+            Self::Answering { .. } | Self::Ended { .. } => 0,
+        }
+    }
+
+    /// A task whose candidates nobody can make is declined.
+    #[must_use]
+    pub fn given_up(self, reason: String) -> Self {
+        match self {
+            Self::Open(Tries { best: Some(best), .. }) => Self::answering(Answer::Result(best)),
+            Self::Open(_) | Self::Made { .. } => Self::answering(Answer::Empty(reason)),
+            state => state,
         }
     }
 }
@@ -130,60 +176,75 @@ fn reason_to_decline(
     (!can_make(prompt)).then(|| format!("no generator for {} tasks", prompt.kind()))
 }
 
-fn judged(
-    result: KeptResult,
-    verdict: Verdict,
-    failed: u32,
-    threshold: Score,
-    settings: &Settings,
-) -> TaskState {
-    match decide(verdict, threshold, failed, settings) {
-        Decision::Submit => TaskState::answering(Answer::Result(result)),
-        Decision::TryAgain(_) => TaskState::Open { failed: failed + 1 },
-        Decision::Empty(reason) => TaskState::answering(Answer::Empty(reason)),
-    }
-}
-
 /// A second submission inside the validator's lock is ignored there (rules.md R4).
 fn after_lock(sent: UnixTime, settings: &Settings) -> UnixTime {
     sent + settings.lock + Duration::from_secs(1)
 }
 
-/// The state after an event. Pure; an event that cannot happen in a state leaves it as it is.
-pub fn advance(state: TaskState, event: Event, threshold: Score, settings: &Settings) -> TaskState {
+/// The state after a decision.
+fn decided(tries: Tries, result: Option<KeptResult>, decision: &Decision) -> TaskState {
+    match (decision, result) {
+        (Decision::Submit(_), Some(result)) => {
+            // The best of all candidates, which need not be the last.
+            let passes = tries.with(result);
+            match passes.best {
+                Some(best) => TaskState::answering(Answer::Result(best)),
+                None => TaskState::answering(Answer::Empty("no result".into())),
+            }
+        }
+        (Decision::Another(_), Some(result)) => TaskState::Open(tries.with(result)),
+        (Decision::TryAgain(_), _) => TaskState::Open(Tries { failed: tries.failed + 1, ..tries }),
+        (Decision::Empty(reason), _) => match tries.best {
+            Some(best) => TaskState::answering(Answer::Result(best)),
+            None => TaskState::answering(Answer::Empty(reason.clone())),
+        },
+        (Decision::Submit(why) | Decision::Another(why), None) => {
+            TaskState::answering(Answer::Empty(why.clone()))
+        }
+    }
+}
+
+/// The state after something happened to the candidates of a task, and the decision taken on the
+/// way, if one was. Pure; an event that cannot happen in a state leaves it as it is.
+pub fn advance(state: TaskState, event: Event, terms: &Terms<'_>) -> (TaskState, Option<Decision>) {
     match (state, event) {
-        (TaskState::Open { failed }, Event::Kept(result)) => TaskState::Made { failed, result },
-        (TaskState::Open { failed }, Event::Failed { reason, retryable }) => {
-            if retryable && failed < settings.max_retries {
-                TaskState::Open { failed: failed + 1 }
+        (TaskState::Open(tries), Event::Kept(result)) => (TaskState::Made { tries, result }, None),
+        (TaskState::Open(tries), Event::Failed { reason, retryable }) => {
+            let decision = if tries.best.is_some() {
+                Decision::Empty(reason)
+            } else if retryable {
+                retry_or_decline(&reason, tries.failed, terms)
             } else {
-                TaskState::answering(Answer::Empty(reason))
-            }
+                Decision::Empty(reason)
+            };
+            (decided(tries, None, &decision), Some(decision))
         }
-        (TaskState::Made { failed, .. }, Event::Judged { result, verdict }) => {
-            judged(result, verdict, failed, threshold, settings)
+        (TaskState::Made { tries, .. } | TaskState::Open(tries), Event::Judged(result)) => {
+            let verdict = result.verdict.unwrap_or(Verdict::NoVerdict);
+            let decision = decide(verdict, tries.failed, tries.passed, terms);
+            (decided(tries, Some(result), &decision), Some(decision))
         }
-        (TaskState::Answering { answer, tries, .. }, Event::Replied { meaning, at }) => {
-            let tries = tries + 1;
-            match meaning.outcome(&answer, tries) {
-                Some(outcome) => {
-                    let reason = match &answer {
-                        Answer::Empty(reason) => Some(reason.clone()),
-                        Answer::Result(_) => None,
-                    };
-                    TaskState::Ended { outcome, reason }
-                }
-                None => {
-                    let wait = retry_wait(&meaning, tries);
-                    TaskState::Answering {
-                        answer,
-                        tries,
-                        not_before: after_lock(at, settings).max(at + wait),
-                    }
-                }
-            }
+        (state, _) => (state, None),
+    }
+}
+
+/// The state after the answer to a submission.
+pub fn replied(state: TaskState, meaning: &ReplyMeaning, at: UnixTime, settings: &Settings) -> TaskState {
+    let TaskState::Answering { answer, tries, .. } = state else { return state };
+    let tries = tries + 1;
+    match meaning.outcome(&answer, tries) {
+        Some(outcome) => {
+            let reason = match &answer {
+                Answer::Empty(reason) => Some(reason.clone()),
+                Answer::Result(_) => None,
+            };
+            TaskState::Ended { outcome, reason }
         }
-        (state, _) => state,
+        None => {
+            let wait = retry_wait(meaning, tries);
+            let not_before = after_lock(at, settings).max(at + wait);
+            TaskState::Answering { answer, tries, not_before }
+        }
     }
 }
 
@@ -202,7 +263,9 @@ pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::mining::ScorerDown;
+    use crate::mining::calibration::Calibration;
+    use crate::mining::decide::tests::{score, terms};
+    use crate::mining::{Candidates, ScorerDown, UnscoredPolicy};
     use crate::primitives::{LocalId, PromptKind, Seed, SourceId, TaskId};
     use crate::protocol::Feedback;
     use crate::splat::{Gaussian, ShDegree, Splat, SpzEncoder};
@@ -218,8 +281,17 @@ pub(super) mod tests {
             margin: Duration::from_millis(100),
             max_prompt_chars: 1_024,
             gate_margin: 0.01,
-            max_retries: 1,
+            max_retries: 3,
+            candidates: Candidates::Fixed(1),
             scorer_down: ScorerDown::Empty,
+            unscored: UnscoredPolicy::Never,
+            stock: 1,
+            max_submissions: 8,
+            owner_hotkey: None,
+            doppelganger_limit: 3,
+            throttle: Duration::from_secs(30),
+            penalty: Duration::from_secs(600),
+            grace: Duration::ZERO,
             keep_results: Duration::from_secs(60),
         }
     }
@@ -237,10 +309,6 @@ pub(super) mod tests {
         KeptResult { row: 1, attempt: 1, seed: Seed::new(1), spz, verdict }
     }
 
-    fn score(value: f64) -> Score {
-        Score::new(value).unwrap()
-    }
-
     fn task(prompt: Prompt) -> TaskRecord {
         let hotkey = *HotkeyPair::dev("miner").hotkey();
         TaskRecord {
@@ -256,18 +324,23 @@ pub(super) mod tests {
     }
 
     fn step(state: TaskState, event: Event) -> TaskState {
-        advance(state, event, score(0.6), &settings())
+        let (settings, calibration) = (settings(), Calibration::new([], 0.01));
+        advance(state, event, &terms(&settings, &calibration)).0
     }
 
-    fn judged_at(value: f64, failed: u32) -> TaskState {
-        let result = kept(None);
-        let state = TaskState::Made { failed, result: result.clone() };
-        step(state, Event::Judged { result, verdict: Verdict::Scored(score(value)) })
+    fn failed(failed: u32) -> Tries {
+        Tries { failed, ..Tries::default() }
+    }
+
+    fn judged_at(value: f64, before: u32) -> TaskState {
+        let result = kept(Some(Verdict::Scored(score(value))));
+        let state = TaskState::Made { tries: failed(before), result: kept(None) };
+        step(state, Event::Judged(result))
     }
 
     fn replied(answer: Answer, tries: u32, meaning: ReplyMeaning) -> TaskState {
         let state = TaskState::Answering { answer, tries, not_before: UnixTime::EPOCH };
-        step(state, Event::Replied { meaning, at: NOW })
+        super::replied(state, &meaning, NOW, &settings())
     }
 
     fn feedback() -> Feedback {
@@ -282,13 +355,34 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_good_result_is_submitted_and_a_bad_one_tried_again_once() {
+    fn a_good_result_is_submitted_and_a_bad_one_tried_again() {
         assert!(matches!(
             judged_at(0.7, 0),
             TaskState::Answering { answer: Answer::Result(_), tries: 0, .. }
         ));
-        assert!(matches!(judged_at(0.5, 0), TaskState::Open { failed: 1 }));
-        assert!(matches!(judged_at(0.5, 1), TaskState::Answering { answer: Answer::Empty(_), .. }));
+        assert!(matches!(judged_at(0.5, 0), TaskState::Open(Tries { failed: 1, .. })));
+        assert!(matches!(judged_at(0.5, 3), TaskState::Answering { answer: Answer::Empty(_), .. }));
+    }
+
+    #[test]
+    fn the_best_of_several_candidates_is_submitted() {
+        let settings = Settings { candidates: Candidates::Fixed(3), ..settings() };
+        let calibration = Calibration::new([], 0.01);
+        let terms = terms(&settings, &calibration);
+        let mut state = TaskState::Open(Tries::default());
+        for (number, value) in [0.7, 0.9, 0.8].into_iter().enumerate() {
+            let mut result = kept(Some(Verdict::Scored(score(value))));
+            result.row = number as i64;
+            state = advance(state, Event::Kept(kept(None)), &terms).0;
+            state = advance(state, Event::Judged(result), &terms).0;
+        }
+        let TaskState::Answering { answer: Answer::Result(best), .. } = state else { panic!("{state:?}") };
+        assert_eq!(best.row, 1);
+        // A candidate that comes to nothing does not lose the good one before it.
+        let one = Tries { passed: 1, best: Some(best), ..Tries::default() };
+        let state =
+            advance(TaskState::Open(one), Event::Failed { reason: "x".into(), retryable: true }, &terms).0;
+        assert!(matches!(state, TaskState::Answering { answer: Answer::Result(_), .. }));
     }
 
     #[test]
@@ -308,11 +402,14 @@ pub(super) mod tests {
 
     #[test]
     fn failures_end_in_an_empty_answer_never_in_silence() {
-        let failed = |retryable| Event::Failed { reason: "x".into(), retryable };
-        let once = step(TaskState::Open { failed: 0 }, failed(true));
-        assert!(matches!(once, TaskState::Open { failed: 1 }));
-        assert!(matches!(step(once, failed(true)), TaskState::Answering { answer: Answer::Empty(_), .. }));
-        let hopeless = step(TaskState::Open { failed: 0 }, failed(false));
+        let event = |retryable| Event::Failed { reason: "x".into(), retryable };
+        let mut state = TaskState::Open(Tries::default());
+        for before in 1..=3 {
+            state = step(state, event(true));
+            assert!(matches!(&state, TaskState::Open(tries) if tries.failed == before));
+        }
+        assert!(matches!(step(state, event(true)), TaskState::Answering { answer: Answer::Empty(_), .. }));
+        let hopeless = step(TaskState::Open(Tries::default()), event(false));
         assert!(matches!(hopeless, TaskState::Answering { answer: Answer::Empty(_), .. }));
     }
 
@@ -351,7 +448,9 @@ pub(super) mod tests {
             let open = OpenTask { task: task(Prompt::Text("x".into())), stage, result, answer };
             TaskState::resumed(open, makes, &settings())
         };
-        assert!(matches!(resume(Stage::Generating, None, None), TaskState::Open { failed: 0 }));
+        assert!(matches!(resume(Stage::Generating, None, None), TaskState::Open(Tries { failed: 0, .. })));
+        let low = kept(Some(Verdict::Scored(score(0.3))));
+        assert!(matches!(resume(Stage::Scored, Some(low), None), TaskState::Open(Tries { failed: 1, .. })));
         assert!(matches!(resume(Stage::Kept, Some(kept(None)), None), TaskState::Made { .. }));
         let scored = kept(Some(Verdict::Scored(score(0.9))));
         let TaskState::Answering { tries: 0, .. } = resume(Stage::Scored, Some(scored.clone()), None) else {

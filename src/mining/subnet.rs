@@ -1,5 +1,6 @@
 //! Whom to mine for, by the chain: our own registration, and the validators that may be asked.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -66,12 +67,11 @@ impl Admission {
     ///
     /// An address that leads into the user's own network is left out: a validator must not point the
     /// agent there.
-    pub fn admitted(&self, metagraph: &Metagraph, own: &Hotkey, now: UnixTime) -> Vec<(AxonAddress, Uid)> {
-        let own = [*own];
+    pub fn admitted(&self, metagraph: &Metagraph, own: &[Hotkey], now: UnixTime) -> Vec<(AxonAddress, Uid)> {
         let listed =
             |rules: &[HotkeyRule], hotkey: &Hotkey| rules.iter().any(|rule| rule.applies(hotkey, now));
         metagraph
-            .validators(self.min_stake, &own)
+            .validators(self.min_stake, own)
             .filter(|neuron| self.allow.is_empty() || listed(&self.allow, &neuron.hotkey))
             .filter(|neuron| !listed(&self.deny, &neuron.hotkey))
             .filter_map(|neuron| {
@@ -100,6 +100,8 @@ pub struct Subnet {
     chain: ChainHandle,
     dendrite: Arc<Dendrite>,
     hotkey: Hotkey,
+    /// All that mine in this process: none of them is asked.
+    own: Vec<Hotkey>,
     netuid: Netuid,
     admission: Admission,
     /// What the operator types to register this wallet's hotkey.
@@ -107,6 +109,8 @@ pub struct Subnet {
     standing: Standing,
     registration: Option<Registration>,
     seen: Option<Arc<Metagraph>>,
+    /// Share of the stake of those asked, by hotkey.
+    stakes: HashMap<Hotkey, f64>,
     /// The age of the metagraph was told, because the chain did not answer at the start.
     told_age: bool,
 }
@@ -121,6 +125,7 @@ impl Subnet {
     pub fn new(
         chain: ChainHandle,
         dendrite: Arc<Dendrite>,
+        own: Vec<Hotkey>,
         netuid: Netuid,
         admission: Admission,
         how_to_register: String,
@@ -130,12 +135,14 @@ impl Subnet {
             chain,
             dendrite,
             hotkey,
+            own,
             netuid,
             admission,
             how_to_register,
             standing: Standing::Unknown,
             registration: None,
             seen: None,
+            stakes: HashMap::new(),
             told_age: false,
         }
     }
@@ -146,6 +153,16 @@ impl Subnet {
 
     pub fn view(&self) -> View {
         self.chain.view()
+    }
+
+    /// A validator's share of the stake of all that are asked, 0 to 1.
+    pub fn stake_share(&self, validator: &Hotkey) -> Option<f64> {
+        self.stakes.get(validator).copied()
+    }
+
+    /// The subnet owner's hotkey, as the chain says.
+    pub fn owner(&self) -> Option<Hotkey> {
+        self.seen.as_ref()?.owner_hotkey()
     }
 
     /// Whether the chain could not be read and nothing is known of an earlier time.
@@ -185,7 +202,7 @@ impl Subnet {
         if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &metagraph)) {
             return None;
         }
-        let admitted = self.admission.admitted(&metagraph, &self.hotkey, now);
+        let admitted = self.admission.admitted(&metagraph, &self.own, now);
         if admitted.is_empty() {
             tracing::warn!(
                 neurons = metagraph.len(),
@@ -201,6 +218,9 @@ impl Subnet {
             coverage,
             "Validators by the chain"
         );
+        let stake = |axon: &AxonAddress| metagraph.by_hotkey(&axon.hotkey).map_or(0.0, |n| n.stake.0 as f64);
+        let total: f64 = admitted.iter().map(|(axon, _)| stake(axon)).sum();
+        self.stakes = admitted.iter().map(|(axon, _)| (axon.hotkey, stake(axon) / total.max(1.0))).collect();
         self.seen = Some(metagraph);
         let source = |(axon, uid)| {
             TaskSource::Validator(ValidatorSource {
@@ -306,7 +326,7 @@ mod tests {
     }
 
     fn admitted(admission: &Admission) -> Vec<u16> {
-        admission.admitted(&metagraph(), &key("us"), NOW).into_iter().map(|(_, uid)| uid.0).collect()
+        admission.admitted(&metagraph(), &[key("us")], NOW).into_iter().map(|(_, uid)| uid.0).collect()
     }
 
     fn admission() -> Admission {

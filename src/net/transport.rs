@@ -90,6 +90,8 @@ pub struct Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     pub sent: UnixTime,
+    /// The moment of `sent` by a clock that nobody sets. The other times are from here.
+    pub begun: Instant,
     /// The head of the reply was in.
     pub answered: UnixTime,
     /// Bytes of the request's body.
@@ -181,8 +183,8 @@ impl Transport {
     /// When there is no whole reply within the limits. A reply of any status is a reply, except
     /// that a redirect is an error.
     pub async fn call(&self, clock: &Clock, call: Call, limits: &Limits) -> Result<Reply, NetError> {
-        let sent = clock.now();
         let start = clock.instant();
+        let sent = clock.now();
         let deadline = start + limits.total;
         let head_limit = limits.first_byte.min(limits.total);
         let sent_bytes = call.body.len() as u64;
@@ -200,8 +202,8 @@ impl Transport {
         let body = tokio::time::timeout_at(deadline, collect(&mut body, limits.body))
             .await
             .map_err(|_| NetError::TotalTimeout(limits.total))??;
-        let timing =
-            Timing { sent, answered, sent_bytes, uploaded, first_byte, total: Instant::now() - start };
+        let total = Instant::now() - start;
+        let timing = Timing { sent, begun: start, answered, sent_bytes, uploaded, first_byte, total };
         Ok(Reply { status: parts.status, headers: parts.headers, body, timing })
     }
 

@@ -24,6 +24,7 @@ mod learned;
 mod lock;
 mod recall;
 mod records;
+mod recovery;
 mod remembered;
 mod rollup;
 mod schema;
@@ -33,7 +34,6 @@ mod tasks;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
@@ -58,8 +58,16 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    connection: Mutex<Connection>,
+    writer: Mutex<Writer>,
     dir: PathBuf,
+    recovered: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    connection: Connection,
+    /// What its commits wait for.
+    durable: Durable,
 }
 
 impl Store {
@@ -67,24 +75,20 @@ impl Store {
     pub const FILE: &str = "agent.sqlite";
 
     /// Opens the store in `dir`, creating directory, file and tables as needed and bringing older
-    /// tables up to date.
+    /// tables up to date. A file that is damaged or none of ours is moved aside, see
+    /// [`recovered`](Self::recovered).
     ///
     /// # Errors
-    /// When the directory cannot be written, or the file is no database of ours.
+    /// When the directory cannot be written, another program holds the file, or a newer one wrote it.
     pub async fn open(dir: &Path) -> Result<Self, StoreError> {
         let dir = dir.to_owned();
         blocking(move || {
             let results = dir.join("results");
             std::fs::create_dir_all(&results).map_err(|e| StoreError::file(&results, e))?;
             restrict(&dir)?;
-            let path = dir.join(Self::FILE);
-            let mut connection = Connection::open(&path)?;
-            connection.busy_timeout(Duration::from_secs(5))?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "NORMAL")?;
-            connection.pragma_update(None, "foreign_keys", true)?;
-            schema::migrate(&mut connection)?;
-            Ok(Self { inner: Arc::new(Inner { connection: Mutex::new(connection), dir }) })
+            let (connection, recovered) = recovery::open(&dir.join(Self::FILE))?;
+            let writer = Mutex::new(Writer { connection, durable: Durable::Process });
+            Ok(Self { inner: Arc::new(Inner { writer, dir, recovered }) })
         })
         .await
     }
@@ -94,7 +98,14 @@ impl Store {
         &self.inner.dir
     }
 
-    /// Runs `work` in one transaction on a blocking thread.
+    /// Where the database is that this one was begun in place of: what the agent knew is lost, except
+    /// for the lanes that could still be read.
+    pub fn recovered(&self) -> Option<&Path> {
+        self.inner.recovered.as_deref()
+    }
+
+    /// Runs `work` in one transaction on a blocking thread. If it fails nothing has changed and the
+    /// next one may succeed.
     async fn transaction<T, F>(&self, durable: Durable, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -102,20 +113,17 @@ impl Store {
     {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            let mut connection = inner.connection.lock().unwrap_or_else(PoisonError::into_inner);
-            if durable == Durable::Synced {
-                connection.pragma_update(None, "synchronous", "FULL")?;
+            let mut writer = inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let Writer { connection, durable: current } = &mut *writer;
+            // Before the work and not after it: what came of a commit is said by nothing else.
+            if *current != durable {
+                connection.pragma_update(None, "synchronous", durable.pragma())?;
+                *current = durable;
             }
-            let done = (|| {
-                let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                let value = work(&transaction)?;
-                transaction.commit()?;
-                Ok(value)
-            })();
-            if durable == Durable::Synced {
-                connection.pragma_update(None, "synchronous", "NORMAL")?;
-            }
-            done
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
         })
         .await
     }
@@ -128,6 +136,16 @@ enum Durable {
     Process,
     /// Survives power loss too.
     Synced,
+}
+
+impl Durable {
+    /// The value of `PRAGMA synchronous`.
+    const fn pragma(self) -> &'static str {
+        match self {
+            Self::Process => "NORMAL",
+            Self::Synced => "FULL",
+        }
+    }
 }
 
 async fn blocking<T, F>(work: F) -> Result<T, StoreError>
@@ -145,5 +163,7 @@ fn restrict(dir: &Path) -> Result<(), StoreError> {
         .map_err(|e| StoreError::file(dir, e))
 }
 
+#[cfg(test)]
+mod full_disk;
 #[cfg(test)]
 mod tests;

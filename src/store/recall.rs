@@ -16,7 +16,10 @@ use crate::primitives::{Score, SourceId, UnixTime};
 /// What the local scorer said of a result, and what its source said.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CalibrationPair {
+    pub source: SourceId,
     pub local: Score,
+    /// The source's, at the time.
+    pub threshold: Score,
     pub accepted: bool,
     /// When the source answered, by our clock.
     pub at: UnixTime,
@@ -69,10 +72,10 @@ pub(super) const ACCEPTED_SINCE: &str =
 pub(super) const ACCEPTED_OF_LANE: &str = "SELECT received_at FROM feedback INDEXED BY feedback_by_lane
     WHERE received_at >= ?1 AND outcome = 'accepted' AND source = ?2 AND hotkey = ?3 ORDER BY received_at";
 
-pub(super) const CALIBRATION: &str =
-    "SELECT local_score, outcome, received_at FROM feedback INDEXED BY feedback_by_time
-    WHERE received_at >= ?1 AND outcome IN ('accepted', 'low') AND local_score IS NOT NULL
-    ORDER BY received_at DESC LIMIT ?2";
+pub(super) const CALIBRATION: &str = "SELECT f.local_score, f.outcome, f.received_at, f.source, t.threshold
+    FROM feedback f INDEXED BY feedback_by_time JOIN tasks t ON t.id = f.task
+    WHERE f.received_at >= ?1 AND f.outcome IN ('accepted', 'low') AND f.local_score IS NOT NULL
+    ORDER BY f.received_at DESC LIMIT ?2";
 
 pub(super) const JUDGED: &str =
     "SELECT source, histograms FROM tallies WHERE span = ?1 AND start >= ?2 AND start < ?3";
@@ -144,6 +147,8 @@ impl Store {
                     local: score_of(row.get(0)?)?,
                     accepted: row.get::<_, String>(1)? == Outcome::Accepted.as_str(),
                     at: time(row.get(2)?),
+                    source: source_of(&row.get::<_, String>(3)?)?,
+                    threshold: score_of(row.get(4)?)?,
                 });
             }
             Ok(pairs)
@@ -307,8 +312,13 @@ mod tests {
         ] {
             book(&store, lane(1), seconds, outcome, local).await;
         }
-        let pair =
-            |local, accepted, seconds| CalibrationPair { local: score(local), accepted, at: at(seconds) };
+        let pair = |local, accepted, seconds| CalibrationPair {
+            source: lane(1).source,
+            local: score(local),
+            threshold: score(0.6),
+            accepted,
+            at: at(seconds),
+        };
         let all = store.calibration_pairs(10, NOW).await.unwrap();
         assert_eq!(all, [pair(0.65, true, 6), pair(0.55, false, 2), pair(0.9, true, 1)]);
         assert_eq!(store.calibration_pairs(10, at(2)).await.unwrap(), all[..2]);

@@ -79,6 +79,15 @@ pub enum Verdict {
     Unscored,
 }
 
+impl Verdict {
+    pub const fn score(self) -> Option<Score> {
+        match self {
+            Self::Scored(score) => Some(score),
+            Self::NoVerdict | Self::Unscored => None,
+        }
+    }
+}
+
 /// A finished result that survives a restart.
 #[derive(Debug, Clone)]
 pub struct KeptResult {

@@ -272,8 +272,9 @@ impl Store {
         self.transaction(Durable::Process, |tx| rollup::recount(tx)).await
     }
 
-    /// Removes the files of results whose task was settled before `before`, and files nobody knows,
-    /// and forgets the decisions about such tasks. Returns how many files.
+    /// Removes the files of results whose task was settled before `before`, and files nobody knows
+    /// that were last written before it: one may be about to be known, or be left of a database that
+    /// was moved aside. Forgets the decisions about such tasks. Returns how many files.
     ///
     /// # Errors
     /// When the directory cannot be read or the database fails.
@@ -281,9 +282,9 @@ impl Store {
         let results = self.results_dir();
         self.transaction(Durable::Process, move |tx| {
             decisions::prune(tx, before)?;
-            let mut wanted = tx.prepare(
-                "SELECT 1 FROM results JOIN tasks ON tasks.id = results.task
-                 WHERE file = ?1 AND (settled_at IS NULL OR settled_at >= ?2)",
+            let mut is_wanted = tx.prepare(
+                "SELECT settled_at IS NULL OR settled_at >= ?2
+                 FROM results JOIN tasks ON tasks.id = results.task WHERE file = ?1",
             )?;
             let entries = std::fs::read_dir(&results).map_err(|e| StoreError::file(&results, e))?;
             let mut removed = 0;
@@ -292,7 +293,20 @@ impl Store {
                 let name = entry.file_name();
                 let Some(name) = name.to_str() else { continue };
                 let ours = name.ends_with(".spz") || name.ends_with(".tmp");
-                if !ours || wanted.exists(params![name, to_sql(before.as_nanos())])? {
+                if !ours {
+                    continue;
+                }
+                let known: Option<bool> = is_wanted
+                    .query_row(params![name, to_sql(before.as_nanos())], |row| row.get(0))
+                    .optional()?;
+                let wanted = match known {
+                    Some(wanted) => wanted,
+                    None => entry
+                        .metadata()
+                        .and_then(|file| file.modified())
+                        .is_ok_and(|written| UnixTime::from_system(written) >= before),
+                };
+                if wanted {
                     continue;
                 }
                 std::fs::remove_file(entry.path()).map_err(|e| StoreError::file(&entry.path(), e))?;
@@ -312,8 +326,14 @@ impl Store {
 fn write_whole(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
     let temporary = dir.join(format!("{name}.tmp"));
     let path = dir.join(name);
-    std::fs::write(&temporary, bytes).map_err(|e| StoreError::file(&temporary, e))?;
-    std::fs::rename(&temporary, &path).map_err(|e| StoreError::file(&path, e))
+    let written = std::fs::write(&temporary, bytes)
+        .map_err(|e| StoreError::file(&temporary, e))
+        .and_then(|()| std::fs::rename(&temporary, &path).map_err(|e| StoreError::file(&path, e)));
+    if written.is_err() {
+        // What came of it takes room that may be what is missing.
+        let _gone_or_pruned_later = std::fs::remove_file(&temporary);
+    }
+    written
 }
 
 fn advance(tx: &Transaction<'_>, task: &LocalId, stage: Stage) -> Result<(), StoreError> {

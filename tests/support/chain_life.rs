@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use http_body_util::BodyExt;
-use sn17_miner::app::{App, ChainWorld, Locks, Peers, Transports, World};
+use sn17_miner::app::{App, CardPeers, ChainWorld, Locks, Peers, Transports, World};
 use sn17_miner::chain::{ChainClient, Settings as ChainSettings};
 use sn17_miner::clock::Clock;
 use sn17_miner::config::{Inputs, Settings, load};
@@ -22,7 +22,7 @@ use sn17_miner::devnet::scorer::{DevScorer, DevScorerSettings};
 use sn17_miner::devnet::tasks::TaskMaker;
 use sn17_miner::mining::{Admission, Budget, Finish, SeedSource};
 use sn17_miner::net::{Endpoint, Transport};
-use sn17_miner::primitives::{Coldkey, Hotkey, Netuid, Rao, Uid, UnixTime};
+use sn17_miner::primitives::{CardId, Coldkey, Hotkey, Netuid, Rao, Uid, UnixTime};
 use sn17_miner::wallet::HotkeyPair;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -119,7 +119,7 @@ impl Net {
             let seed = 17 + number as u64;
             let settings = DevAxonSettings {
                 rules: ValidatorRules::default(),
-                judge: AxonJudge { seed, ..AxonJudge::default() },
+                judge: AxonJudge { seed, ..AxonJudge::default() }.into(),
                 scoring: Duration::from_secs(4),
                 ..DevAxonSettings::default()
             };
@@ -209,11 +209,15 @@ impl Net {
         let world = World {
             clock: self.clock,
             seeds: SeedSource::fixed(42),
-            hotkey: Arc::new(HotkeyPair::dev("miner")),
+            hotkeys: vec![Arc::new(HotkeyPair::dev("miner"))],
             peers: Peers {
                 validators: Vec::new(),
-                generator: Endpoint::of(GENERATOR.parse().unwrap()),
-                scorer: Some(Endpoint::of(SCORER.parse().unwrap())),
+                cards: vec![CardPeers {
+                    card: CardId { host: "here".into(), uuid: "0".into() },
+                    generator: Endpoint::of(GENERATOR.parse().unwrap()),
+                    scorer: Some(Endpoint::of(SCORER.parse().unwrap())),
+                    effects: None,
+                }],
             },
             transports: Transports {
                 pulls: transport.clone(),

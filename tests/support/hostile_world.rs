@@ -29,7 +29,7 @@ use sn17_miner::devnet::scorer::{DevScorer, DevScorerSettings};
 use sn17_miner::devnet::tasks::TaskMaker;
 use sn17_miner::mining::{Budget, Finish, SeedSource};
 use sn17_miner::net::Endpoint;
-use sn17_miner::primitives::{Prompt, TaskId, Uid, UnixTime};
+use sn17_miner::primitives::{CardId, Prompt, TaskId, Uid, UnixTime};
 use sn17_miner::wallet::HotkeyPair;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -240,7 +240,7 @@ impl Theatre {
         let settings = load(&Inputs { flags, ..Inputs::default() }).unwrap().settings;
         let axons = (0..validators).map(|number| {
             let seed = 3 + u64::from(number);
-            let judge = AxonJudge { seed, noise: 0.0 };
+            let judge = AxonJudge { seed, noise: 0.0 }.into();
             let key = HotkeyPair::dev(&format!("validator-{number}"));
             let axon = DevAxon::new(
                 key,
@@ -359,8 +359,13 @@ impl Theatre {
         let world = World {
             clock: self.clock,
             seeds: SeedSource::fixed(17),
-            hotkey: Arc::new(HotkeyPair::dev("miner")),
-            peers: Peers { validators, generator, scorer: Some(scorer) },
+            hotkeys: vec![Arc::new(HotkeyPair::dev("miner"))],
+            peers: Peers::on_one_card(
+                validators,
+                CardId { host: "here".into(), uuid: "0".into() },
+                generator,
+                Some(scorer),
+            ),
             chain: None,
             transports,
             data: self.data.path().to_owned(),

@@ -98,8 +98,26 @@ impl Home {
     }
 
     pub fn start(&self, args: &[&str]) -> Agent {
-        self.note(&format!("== {}", args.join(" ")));
-        let mut child = self.command(args).spawn().unwrap();
+        self.spawn(&mut self.command(args))
+    }
+
+    /// As [`Self::start`], with a file that grows too large being an error to it and not its end.
+    pub fn start_limitable(&self, args: &[&str]) -> Agent {
+        let command = self.command(args);
+        let command = command.as_std();
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
+            .arg(command.get_program())
+            .args(command.get_args());
+        shell.current_dir(self.path()).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
+        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.spawn(shell.stderr(Stdio::piped()).kill_on_drop(true))
+    }
+
+    fn spawn(&self, command: &mut Command) -> Agent {
+        self.note(&format!("== {:?}", command.as_std()));
+        let mut child = command.spawn().unwrap();
         let (sender, lines) = mpsc::unbounded_channel();
         let mut readers = JoinSet::new();
         readers.spawn(follow(child.stdout.take().unwrap(), Arc::clone(&self.log), Some(sender)));
@@ -231,6 +249,18 @@ impl Agent {
             }
         };
         tokio::time::timeout(patience, wanted).await.ok().flatten()
+    }
+
+    /// Sets how large the program may make a file: bytes, or `unlimited`.
+    pub async fn allow_files_of(&self, size: &str) {
+        let pid = self.child.id().expect("the program still runs").to_string();
+        let status =
+            Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={size}:")]).status().await;
+        assert!(status.unwrap().success());
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// `kill -9`. Returns when the process is gone and with it its locks.

@@ -67,7 +67,7 @@ fn admitted(settings: &Settings, metagraph: &Metagraph, own: Option<&Hotkey>, cl
     let mut admission = settings.admission.clone();
     // Everything embedded is on loopback.
     admission.allow_private |= settings.embeds_validators();
-    let own = own.copied().unwrap_or_else(|| Hotkey::from_bytes([0; 32]));
+    let own: Vec<Hotkey> = own.copied().into_iter().collect();
     let admitted = admission.admitted(metagraph, &own, clock.now()).into_iter();
     admitted
         .map(|(axon, uid)| Peer { hotkey: axon.hotkey, uid: Some(uid), endpoint: Endpoint::of(axon.address) })
@@ -438,6 +438,7 @@ mod tests {
     fn worker(routes: &[(&str, &str)]) -> Worker {
         let timing = Timing {
             sent: UnixTime::EPOCH,
+            begun: tokio::time::Instant::now(),
             answered: UnixTime::EPOCH,
             sent_bytes: 0,
             uploaded: None,

@@ -122,21 +122,29 @@ impl LedgerEventKind {
 }
 
 /// Counts of all events and the latest of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Chronicle {
     counts: BTreeMap<&'static str, u64>,
     forbidden: u64,
+    kept: usize,
     latest: VecDeque<LedgerEvent>,
 }
 
 impl Chronicle {
-    /// Events kept; older ones are only counted.
+    /// Events kept unless told otherwise; older ones are only counted.
     pub const KEPT: usize = 16_384;
+
+    pub(super) fn keeping(kept: usize) -> Self {
+        Self { counts: BTreeMap::new(), forbidden: 0, kept, latest: VecDeque::new() }
+    }
 
     pub(super) fn add(&mut self, event: LedgerEvent) {
         *self.counts.entry(event.kind.name()).or_default() += 1;
         self.forbidden += u64::from(event.kind.is_forbidden());
-        if self.latest.len() == Self::KEPT {
+        if self.kept == 0 {
+            return;
+        }
+        if self.latest.len() == self.kept {
             self.latest.pop_front();
         }
         self.latest.push_back(event);
@@ -157,7 +165,7 @@ impl Chronicle {
         self.forbidden
     }
 
-    /// The latest [`Self::KEPT`] events, oldest first.
+    /// The latest events, [`Self::KEPT`] or as many as asked for, oldest first.
     pub fn latest(&self) -> impl DoubleEndedIterator<Item = &LedgerEvent> {
         self.latest.iter()
     }

@@ -21,6 +21,8 @@ pub(super) struct MinerRecord {
     /// Whole seconds.
     pub locked_until: UnixTime,
     pub rating: f64,
+    /// Longest time between the end of a cooldown and the pull that brought the next task.
+    pub longest_idle: Duration,
     /// Whole seconds of the last accepted result.
     last_accepted: Option<UnixTime>,
     /// Whole seconds of the accepted results that still count, oldest first.
@@ -37,6 +39,7 @@ impl MinerRecord {
             violations: 0,
             locked_until: UnixTime::EPOCH,
             rating,
+            longest_idle: Duration::ZERO,
             last_accepted: None,
             observations: VecDeque::new(),
             average: 1.0,
@@ -44,7 +47,23 @@ impl MinerRecord {
     }
 
     pub fn assigned_or(&mut self, now: UnixTime, next: impl FnOnce() -> DevTask) -> &DevTask {
+        if self.cooldown_until > UnixTime::EPOCH {
+            self.longest_idle = self.longest_idle.max(self.idle(self.cooldown_until, now));
+        }
         &self.assigned.get_or_insert_with(|| Assignment { task: next(), at: now }).task
+    }
+
+    /// For how long an ended cooldown is unused; with none so far, the time since `since`.
+    pub fn idle(&self, since: UnixTime, now: UnixTime) -> Duration {
+        match self.assigned {
+            Some(_) => Duration::ZERO,
+            None => now.saturating_since(self.cooldown_until.max(since)),
+        }
+    }
+
+    pub fn window_count(&self, rules: &ValidatorRules, now: UnixTime) -> u64 {
+        let oldest = whole_seconds(now) - rules.window;
+        self.observations.iter().filter(|at| **at >= oldest).count() as u64
     }
 
     /// Takes the task away and sets the cooldown (rules.md R2).

@@ -515,6 +515,32 @@ fn two_miners_do_not_share_anything() {
 }
 
 #[test]
+fn the_longest_unused_time_after_a_cooldown_is_known() {
+    let s = Situation::new();
+    let idle =
+        |s: &Situation, now: f64| s.ledger.longest_idle(&hotkey(1), at(0.0), at(now)).unwrap().as_secs_f64();
+    assert_eq!(idle(&s, 7.0), 7.0, "never asked");
+    let mut s = s.assigned(50.0, "t");
+    assert_eq!(idle(&s, 90.0), 0.0, "working, and before the first task nobody waited for an end");
+    assert_eq!(until(&s.scored(90.0, 94.0, "t", Verdict::Scored(0.8))), 364);
+    assert_eq!(idle(&s, 364.5), 0.5);
+    let mut s = s.assigned(376.0, "u");
+    s.settled(377.0, "u", true, SignatureCheck::Valid);
+    assert_eq!(idle(&s, 680.0), 12.0);
+    assert_eq!(idle(&s, 700.0), 24.0);
+    assert_eq!(s.ledger.window_count(&hotkey(1), at(700.0)), Some(1));
+    assert_eq!(s.ledger.window_count(&hotkey(1), at(20_000.0)), Some(0));
+}
+
+#[test]
+fn a_chronicle_may_keep_nothing_and_count_all_the_same() {
+    let mut ledger = ValidatorLedger::remembering(ValidatorRules::default(), 0);
+    ledger.register(Uid(3), hotkey(1));
+    ledger.pull(&hotkey(1), at(0.0), || task("t"));
+    assert_eq!((ledger.chronicle().count("assigned"), ledger.chronicle().latest().count()), (1, 0));
+}
+
+#[test]
 fn the_chronicle_counts_what_it_no_longer_keeps() {
     let mut s = Situation::new().assigned(0.0, "t");
     let pulls = Chronicle::KEPT as u64 + 10;

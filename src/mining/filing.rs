@@ -1,0 +1,347 @@
+//! What the loop does with a job's report. Nothing here awaits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{Id, JoinError};
+
+use super::cards::CardNo;
+use super::cooldowns::cooldown_from_reply;
+use super::decide::skips_scoring;
+use super::economy::Pair;
+use super::guard::{Consequence, Sign};
+use super::jobs::{self, Done, Found, Made, Pulled, Replied};
+use super::lane::{Errand, LaneNo, OpenWork};
+use super::meaning::ReplyMeaning;
+use super::miner::{Job, Miner, MinerError};
+use super::state::{Event, TaskState, advance, replied};
+use crate::primitives::{Score, UnixTime};
+use crate::store::{Answer, Decided, DecisionRecord, KeptResult, Outcome, TaskRecord, Verdict};
+
+impl Miner {
+    /// Takes in the end of a job.
+    pub(super) fn take(&mut self, done: Result<(Id, Done), JoinError>) -> Result<(), MinerError> {
+        let (id, done) = match done {
+            Ok((id, done)) => (id, Ok(done)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let running = self.running.remove(&id);
+        let since = running.as_ref().map(|running| running.since);
+        let took = since.map_or(Duration::ZERO, |since| since.elapsed());
+        match running.as_ref().map(|running| running.job) {
+            Some(Job::Pull(_)) => self.pulling = self.pulling.saturating_sub(1),
+            Some(Job::Answer(_)) => self.answering = self.answering.saturating_sub(1),
+            Some(Job::Card(..) | Job::Chore) | None => {}
+        }
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => {
+                self.take_broken(&error, running.map(|running| running.job));
+                return Ok(());
+            }
+        };
+        match done {
+            Done::Pulled(no, pulled) => self.take_pulled(no, *pulled?),
+            Done::Made(no, card, made) => self.take_made(no, card, made?, took),
+            Done::Judged(no, card, result) => {
+                self.release(card);
+                self.take_judged(no, result?, took);
+            }
+            Done::Answered(no, replied) => self.take_replied(no, *replied?),
+            Done::Opened(lane) => {
+                self.opening = self.opening.saturating_sub(1);
+                self.add_lane(*lane?);
+            }
+            Done::Looked(card, reachable) => {
+                if reachable {
+                    let worker = self.tools.benches[card.0].generator.name();
+                    tracing::info!(worker, "The generator is back");
+                    self.release(card);
+                } else {
+                    self.lose_card(card);
+                }
+            }
+            Done::Pruned(Ok(0)) => {}
+            Done::Pruned(Ok(removed)) => tracing::debug!(removed, "Old results removed"),
+            Done::Pruned(Err(error)) => tracing::warn!(%error, "Old results could not be removed"),
+        }
+        Ok(())
+    }
+
+    /// A job that was cut off, or that broke: its lane is read again from the store.
+    fn take_broken(&mut self, error: &JoinError, job: Option<Job>) {
+        if error.is_panic() {
+            tracing::error!(%error, "A job broke; its task is taken up again from the store");
+        }
+        let no = match job {
+            Some(Job::Card(no, card, _)) => {
+                self.release(card);
+                no
+            }
+            Some(Job::Pull(no) | Job::Answer(no)) => no,
+            Some(Job::Chore) | None => return,
+        };
+        if self.stopping.is_some() {
+            return;
+        }
+        // The rest of a crew still reports; its reports find no lane and are let go.
+        if let Some(lane) = self.lanes.remove(&no) {
+            self.relist(no);
+            self.opening += 1;
+            let (tools, member, key, source) = (Arc::clone(&self.tools), lane.member, lane.key, lane.source);
+            self.spawn(Job::Chore, async move { Done::Opened(jobs::open(tools, member, key, source).await) });
+        }
+    }
+
+    fn take_pulled(&mut self, no: LaneNo, pulled: Pulled) {
+        let Pulled { cooldowns, took, found, doubt } = pulled;
+        if !matches!(found, Found::NoGenerator(_)) {
+            self.measures.pulled(took);
+        }
+        let now = self.tools.clock.now();
+        let Some(lane) = self.lanes.get_mut(&no) else { return };
+        let (member, source) = (lane.member, lane.key.source);
+        lane.cooldowns = cooldowns;
+        lane.errand = Errand::Resting;
+        match found {
+            Found::Task { work, throttle } => {
+                lane.last_task = Some(now);
+                lane.decision = None;
+                lane.errand = Errand::Open(work);
+                // A throttle of nothing, or of hours, is no rule of the subnet's.
+                if (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&throttle) {
+                    self.measures.throttle = Some(throttle);
+                }
+            }
+            Found::Foreign => self.notice(member, Sign::ForeignCooldown, source, now),
+            Found::Nothing => {}
+            Found::NoGenerator(card) => {
+                if self.cards[card.0].is_idle() {
+                    self.lose_card(card);
+                }
+            }
+        }
+        self.relist(no);
+        if doubt && let Some(subnet) = &self.ours[member].subnet {
+            subnet.doubt();
+        }
+    }
+
+    fn take_made(&mut self, no: LaneNo, card: CardNo, made: Made, took: Duration) {
+        self.release(card);
+        let event = match made {
+            Made::Kept { result, handoff } => {
+                self.measures.made(took, handoff);
+                match self.take_kept(no, card, result) {
+                    Some(event) => event,
+                    None => return,
+                }
+            }
+            Made::Failed { reason, retryable } => Event::Failed { reason, retryable },
+            Made::Unreachable(reason) => {
+                self.lose_card(card);
+                let Some(Errand::Making(crew)) = self.lanes.get_mut(&no).map(|lane| &mut lane.errand) else {
+                    return;
+                };
+                if crew.size == 1 {
+                    // Another card may make it, or this one when it is back.
+                    self.put_back(no);
+                    return;
+                }
+                Event::Failed { reason, retryable: true }
+            }
+        };
+        self.take_outcome(no, event);
+    }
+
+    /// A kept result goes to the scorer of its card, or out as it is.
+    fn take_kept(&mut self, no: LaneNo, card: CardNo, result: KeptResult) -> Option<Event> {
+        let scored = self.tools.benches[card.0].scorer.is_some();
+        let Some(Errand::Making(crew)) = self.lanes.get(&no).map(|lane| &lane.errand) else { return None };
+        let task = Arc::clone(&crew.work.task);
+        let why = (crew.size == 1 && scored).then(|| skips_scoring(&self.terms(&task))).flatten();
+        if let Some(why) = why {
+            self.note(no, Decided::Unscored, &why);
+            return Some(Event::Judged(KeptResult { verdict: Some(Verdict::Unscored), ..result }));
+        }
+        if self.grace_left().is_some_and(|left| self.measures.judging() > left) {
+            return None;
+        }
+        self.start_judging(no, card, result);
+        None
+    }
+
+    fn put_back(&mut self, no: LaneNo) {
+        let Some(lane) = self.lanes.get_mut(&no) else { return };
+        if let Errand::Making(crew) = std::mem::replace(&mut lane.errand, Errand::Resting) {
+            lane.errand = Errand::Open(crew.work);
+        }
+        self.relist(no);
+    }
+
+    fn take_judged(&mut self, no: LaneNo, result: KeptResult, took: Duration) {
+        if matches!(result.verdict, Some(Verdict::Scored(_))) {
+            self.measures.judged(took);
+        }
+        self.take_outcome(no, Event::Judged(result));
+    }
+
+    /// One card of a task's crew is done; with the last one the task goes on.
+    fn take_outcome(&mut self, no: LaneNo, event: Event) {
+        let Some(lane) = self.lanes.get_mut(&no) else { return };
+        let Errand::Making(crew) = &mut lane.errand else { return };
+        crew.pending = crew.pending.saturating_sub(1);
+        crew.outcomes.push(event);
+        let task = Arc::clone(&crew.work.task);
+        let failed = crew.work.state.failed();
+        let settings = &self.tools.settings;
+        let gate = task.threshold.get() + settings.gate_margin;
+        if let Some(Event::Judged(result)) = crew.outcomes.last()
+            && let Some(Verdict::Scored(score)) = result.verdict
+        {
+            self.measures.passing.observe(failed, score.get() >= gate);
+        }
+        if crew.pending > 0 {
+            return;
+        }
+        let Some(event) = crew.outcome() else { return };
+        let Errand::Making(crew) = std::mem::replace(&mut lane.errand, Errand::Resting) else { return };
+        let OpenWork { task, state, stranded } = crew.work;
+        let mut terms = self.terms(&task);
+        terms.pass = self.measures.passing.after(failed + 1);
+        let (state, decision) = advance(state, event, &terms);
+        if let Some(lane) = self.lanes.get_mut(&no) {
+            lane.errand = Errand::Open(OpenWork { task, state, stranded });
+        }
+        if let Some(decision) = decision {
+            self.note(no, decision.what(), decision.reason());
+        }
+        self.relist(no);
+    }
+
+    /// Writes a decision down.
+    fn note(&mut self, no: LaneNo, what: Decided, why: &str) {
+        self.count(|tally| *tally.decisions.entry(what.as_str()).or_default() += 1);
+        let prices = self.prices();
+        let record = DecisionRecord {
+            at: self.tools.clock.now(),
+            what,
+            why: why.to_owned(),
+            p: Some(self.measures.passing.after(0)),
+            gate: Some(prices.gate(self.tools.settings.penalty)),
+            lane_price: Some(prices.lane),
+            card_price: Some(prices.card),
+        };
+        let Some(lane) = self.lanes.get_mut(&no) else { return };
+        lane.decision = Some(format!("{what}: {why}"));
+        lane.unwritten.push(record);
+        if let Some(work) = lane.work() {
+            tracing::debug!(task = %work.task.id.short(), %what, why, "Decided");
+        }
+    }
+
+    fn take_replied(&mut self, no: LaneNo, answered: Replied) {
+        let Replied { cooldowns, took, meaning, outcome, at, local, cooldown_until } = answered;
+        let Some(lane) = self.lanes.get_mut(&no) else { return };
+        let (member, source) = (lane.member, lane.key.source);
+        lane.cooldowns = cooldowns;
+        let Errand::Answering(work) = std::mem::replace(&mut lane.errand, Errand::Resting) else { return };
+        let OpenWork { task, state, stranded } = work;
+        let (was_empty, unscored) = match &state {
+            TaskState::Answering { answer, .. } => (
+                matches!(answer, Answer::Empty(_)),
+                matches!(answer, Answer::Result(KeptResult { verdict: Some(Verdict::Unscored), .. })),
+            ),
+            _ => (true, false),
+        };
+        let state = replied(state, &meaning, at, &self.tools.settings);
+        if outcome.is_none() {
+            lane.errand = Errand::Open(OpenWork { task, state, stranded });
+            self.relist(no);
+            if matches!(meaning, ReplyMeaning::Unregistered)
+                && let Some(subnet) = &self.ours[member].subnet
+            {
+                subnet.doubt();
+            }
+            return;
+        }
+        if meaning.feedback().is_some() && !was_empty {
+            lane.answering.observe(took);
+            self.measures.answered(took);
+        }
+        if outcome == Some(Outcome::Accepted) {
+            lane.note_accepted(at);
+        }
+        self.ended += 1;
+        self.count(|tally| tally.ended += 1);
+        self.relist(no);
+        let verdict = match outcome {
+            Some(Outcome::Accepted) => Some(true),
+            Some(Outcome::Low) => Some(false),
+            _ => None,
+        };
+        if let Some(accepted) = verdict {
+            match local {
+                Some(local) => {
+                    self.measures.settled(source, Pair { local, threshold: task.threshold, accepted, at })
+                }
+                // Nobody scored it here; the validator did.
+                None if unscored => self.measures.passing.observe(0, accepted),
+                None => {}
+            }
+        }
+        self.learn_rules(no, &task, outcome, cooldown_until, at);
+        if matches!(meaning, ReplyMeaning::NoTask) && outcome == Some(Outcome::Lost) {
+            self.notice(member, Sign::AnsweredByOthers, source, at);
+        }
+        self.warn_of_contradiction(outcome, local, &task);
+    }
+
+    /// C, as the reply to an answer without penalty shows it.
+    fn learn_rules(
+        &mut self,
+        no: LaneNo,
+        task: &TaskRecord,
+        outcome: Option<Outcome>,
+        until: Option<UnixTime>,
+        at: UnixTime,
+    ) {
+        let (Some(Outcome::Accepted | Outcome::Empty), Some(until)) = (outcome, until) else { return };
+        let Some(lane) = self.lanes.get(&no) else { return };
+        let (assigned, booked) = (lane.cooldowns.theirs_at(task.pulled_at), lane.cooldowns.theirs_at(at));
+        let throttle = Duration::from_secs(task.throttle_s);
+        let cooldown = cooldown_from_reply(until, assigned, booked, throttle);
+        // What lies far off is a validator of other rules, or a broken one.
+        if (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&cooldown) {
+            self.measures.cooldown.observe(cooldown);
+        }
+    }
+
+    fn notice(&mut self, member: usize, sign: Sign, source: crate::primitives::SourceId, now: UnixTime) {
+        let hotkey = self.ours[member].hotkey;
+        let consequence = self.ours[member].guard.notice(sign, source, now);
+        tracing::warn!(
+            alarm = "doppelganger", %hotkey, validator = %source.name(),
+            "Another process seems to use this hotkey: {}", sign.text()
+        );
+        if let Consequence::Pause(until) = consequence {
+            tracing::error!(
+                alarm = "doppelganger", %hotkey, %until,
+                "Nothing is pulled with this hotkey for an hour: stop the other process that uses it"
+            );
+        }
+    }
+
+    /// Good here, rejected there: the local scorer or our signature is wrong (rules.md R8).
+    fn warn_of_contradiction(&self, outcome: Option<Outcome>, local: Option<Score>, task: &TaskRecord) {
+        if outcome == Some(Outcome::Low)
+            && let Some(local) = local
+            && local >= task.threshold
+        {
+            tracing::warn!(
+                task = %task.id.short(), %local, threshold = %task.threshold,
+                "The validator rejected a result that passes here: check the scorer's version, and the signature with `sn17-miner wallet check`"
+            );
+        }
+    }
+}
