@@ -48,7 +48,11 @@ pub(super) fn count(connection: &Connection, task: &LocalId) -> Result<(), Store
                 ))?
                 .query_row(key, |row| Ok(tally.add_row(row, 0)))
                 .optional()?;
-            before.transpose()?;
+            if let Some(Err(error)) = before {
+                // No reason not to close a task.
+                tracing::warn!(%error, span, start, "Sums that cannot be read are begun anew");
+                tally = Tally::default();
+            }
             tally.add(&ended.tally);
             write(connection, key, &tally)?;
         }
@@ -125,27 +129,39 @@ pub(super) fn each_ended(
     let mut statement = connection.prepare_cached(&format!("{ENDED} {condition}"))?;
     let mut rows = statement.query(parameters)?;
     while let Some(row) = rows.next()? {
-        let text =
-            |column: usize| row.get_ref(column)?.as_str().map_err(|e| StoreError::corrupt("settled task", e));
-        let at = time(row.get(3)?);
-        let mut tally = Tally::default();
-        let outcome: Outcome = text(4)?.parse()?;
-        tally.count(outcome);
-        if let Some(remote) = row.get::<_, Option<f64>>(7)? {
-            let local = row.get::<_, Option<f64>>(8)?.map(score_of).transpose()?;
-            tally.judged(outcome, score_of(row.get(5)?)?, score_of(remote)?, local);
-            tally.keep_newer(Some(Latest {
-                at,
-                uid: row.get::<_, Option<u16>>(6)?.map(Uid),
-                window_count: from_sql(row.get(9)?),
-                duel_rating: row.get(10)?,
-                reward: row.get(11)?,
-            }));
+        match read_ended(connection, row) {
+            Ok(ended) => with(ended)?,
+            // One row that nobody can read is no reason to know nothing of the others.
+            Err(StoreError::Corrupt { what, detail }) => {
+                tracing::warn!(what, detail, "A settled task cannot be read and is not counted");
+            }
+            Err(error) => return Err(error),
         }
-        count_times(connection, text(0)?, &mut tally)?;
-        with(Ended { source: text(1)?, hotkey: text(2)?, at, tally })?;
     }
     Ok(())
+}
+
+fn read_ended<'a>(connection: &Connection, row: &'a Row<'_>) -> Result<Ended<'a>, StoreError> {
+    let text = |column: usize| -> Result<&'a str, StoreError> {
+        row.get_ref(column)?.as_str().map_err(|e| StoreError::corrupt("settled task", e))
+    };
+    let at = time(row.get(3)?);
+    let mut tally = Tally::default();
+    let outcome: Outcome = text(4)?.parse()?;
+    tally.count(outcome);
+    if let Some(remote) = row.get::<_, Option<f64>>(7)? {
+        let local = row.get::<_, Option<f64>>(8)?.map(score_of).transpose()?;
+        tally.judged(outcome, score_of(row.get(5)?)?, score_of(remote)?, local);
+        tally.keep_newer(Some(Latest {
+            at,
+            uid: row.get::<_, Option<u16>>(6)?.map(Uid),
+            window_count: from_sql(row.get(9)?),
+            duel_rating: row.get(10)?,
+            reward: row.get(11)?,
+        }));
+    }
+    count_times(connection, text(0)?, &mut tally)?;
+    Ok(Ended { source: text(1)?, hotkey: text(2)?, at, tally })
 }
 
 /// One result on its way. What an older version did not measure is 0 here.
@@ -353,7 +369,9 @@ mod tests {
         let now = last + ms(1);
         let boundaries = [3_600, 86_400, 30 * 86_400]
             .map(|span| UnixTime::from_secs((last.as_secs() - 5 * 86_400).next_multiple_of(span)));
-        for since in booked.iter().map(|(at, _)| *at).chain(boundaries).flat_map(|at| [at, at + ms(1)]) {
+        for since in
+            booked.iter().map(|(at, _)| *at).step_by(3).chain(boundaries).flat_map(|at| [at, at + ms(1)])
+        {
             let stats = Stats::read(dir.path(), Some(since), now).await.unwrap();
             let total =
                 |outcome| booked.iter().filter(|(at, o)| *at >= since && *o == outcome).count() as u64;
@@ -369,6 +387,26 @@ mod tests {
         assert_eq!(all.from, first - ms(60_000));
         let early = Stats::read(dir.path(), Some(UnixTime::from_secs(5)), now).await.unwrap();
         assert_eq!(early, all);
+    }
+
+    /// A task must be closed and a memory opened, whatever the sums look like.
+    #[tokio::test]
+    async fn what_cannot_be_read_is_left_out_of_the_sums() {
+        let (dir, store) = store().await;
+        let at = UnixTime::from_secs(1_763_600_000);
+        book(&store, 1, at, Outcome::Accepted, &[making(1)]).await;
+        let damage =
+            |sql: &'static str| store.transaction(Durable::Process, move |tx| Ok(tx.execute(sql, [])?));
+        damage("UPDATE tallies SET histograms = x'ffff'").await.unwrap();
+        book(&store, 4, at + ms(1), Outcome::Low, &[making(1)]).await;
+        let read = || Stats::read(dir.path(), None, at + ms(2));
+        let tally = read().await.unwrap().lanes[0].1.clone();
+        assert_eq!((tally.accepted, tally.low, tally.made), (0, 1, 1));
+
+        damage("UPDATE tasks SET outcome = 'unheard-of' WHERE outcome = 'low'").await.unwrap();
+        store.recount().await.unwrap();
+        let tally = read().await.unwrap().lanes[0].1.clone();
+        assert_eq!((tally.accepted, tally.low, tally.made), (1, 0, 1));
     }
 
     #[tokio::test]
