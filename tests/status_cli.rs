@@ -66,23 +66,33 @@ fn assert_keys(status: &Value) {
     assert_eq!(
         keys(status),
         [
-            "at",
-            "chain",
-            "ended",
-            "feedback",
-            "generator_reachable",
-            "hotkey",
-            "lanes",
-            "netuid",
-            "network",
-            "process",
-            "registration",
-            "version"
+            "at", "cards", "chain", "economy", "ended", "feedback", "hotkeys", "lanes", "netuid", "network",
+            "process", "version"
         ]
     );
-    assert_eq!(keys(&status["registration"]), ["place", "state", "uid"]);
+    let ours = &status["hotkeys"][0];
+    assert_eq!(keys(ours), ["hotkey", "paused_until", "registration"]);
+    assert_eq!(keys(&ours["registration"]), ["place", "state", "uid"]);
+    for card in status["cards"].as_array().unwrap() {
+        assert_eq!(keys(card), ["card", "generator", "reachable", "state"]);
+    }
+    if !status["economy"].is_null() {
+        assert_eq!(
+            keys(&status["economy"]),
+            [
+                "accepted_per_hour",
+                "calibrated",
+                "card_price_per_hour",
+                "gate",
+                "lane_price_per_hour",
+                "lanes",
+                "pass",
+                "saturation"
+            ]
+        );
+    }
     assert_eq!(
-        keys(&status["registration"]["place"]),
+        keys(&ours["registration"]["place"]),
         ["emission_rao", "immunity_blocks_left", "incentive", "neurons", "rank"]
     );
     assert_eq!(keys(&status["chain"]), ["link", "metagraph"]);
@@ -93,7 +103,19 @@ fn assert_keys(status: &Value) {
     for lane in status["lanes"].as_array().unwrap() {
         assert_eq!(
             keys(lane),
-            ["address", "clock_ahead_ms", "due", "leaving", "task", "uid", "validator", "window_count"]
+            [
+                "address",
+                "clock_ahead_ms",
+                "decision",
+                "demoted",
+                "due",
+                "hotkey",
+                "leaving",
+                "task",
+                "uid",
+                "validator",
+                "window_count"
+            ]
         );
     }
     for line in status["feedback"].as_array().unwrap() {
@@ -126,13 +148,14 @@ fn assert_keys(status: &Value) {
 #[track_caller]
 fn assert_known(status: &Value) {
     assert_keys(status);
-    assert_eq!(status["hotkey"], HotkeyPair::dev("miner").hotkey().to_ss58());
+    let ours = &status["hotkeys"][0];
+    assert_eq!(ours["hotkey"], HotkeyPair::dev("miner").hotkey().to_ss58());
     assert_eq!((&status["network"], &status["netuid"]), (&"devnet".into(), &17.into()));
     assert_eq!(
-        (&status["registration"]["state"], &status["registration"]["uid"]),
+        (&ours["registration"]["state"], &ours["registration"]["uid"]),
         (&"registered".into(), &3.into())
     );
-    assert_eq!(status["registration"]["place"]["neurons"], 4);
+    assert_eq!(ours["registration"]["place"]["neurons"], 4);
     assert_eq!(status["chain"]["metagraph"]["stake_coverage"], 1.0);
     let lanes = status["lanes"].as_array().unwrap();
     let uids: Vec<_> = lanes.iter().map(|lane| lane["uid"].as_u64().unwrap()).collect();
@@ -160,11 +183,12 @@ fn a_running_agent_tells_how_it_stands_and_leaves_its_memory_behind() {
     assert_known(&told);
     assert!(told["process"]["pid"].is_u64() && told["process"]["started_at"].is_string());
     assert_eq!(told["chain"]["link"]["link"], "up");
-    assert_eq!(told["generator_reachable"], true);
+    assert_eq!(told["cards"][0]["reachable"], true);
+    assert_eq!(told["economy"]["lanes"], 3);
     assert!(told["ended"].as_u64().unwrap() >= 3);
     let table = text(&miner(dir.path(), &["status"]).output().unwrap());
     for part in
-        ["running as process", "uid 3, rank 1 of 4", "100.0 %", "generator     reachable", "last replies"]
+        ["running as process", "uid 3, rank 1 of 4", "100.0 %", "generator     main on card", "worth ", "last replies"]
     {
         assert!(table.contains(part), "{part} in {table}");
     }
@@ -179,9 +203,10 @@ fn a_running_agent_tells_how_it_stands_and_leaves_its_memory_behind() {
     assert!(!socket.exists());
     let remembered = json(&status(dir.path()), 1);
     assert_known(&remembered);
-    for gone in ["process", "generator_reachable", "ended"] {
+    for gone in ["process", "economy", "ended"] {
         assert!(remembered[gone].is_null(), "{gone}");
     }
+    assert_eq!(remembered["cards"], serde_json::json!([]));
     assert!(remembered["chain"]["link"].is_null());
     let table = text(&miner(dir.path(), &["status"]).output().unwrap());
     assert!(table.contains("not running") && table.contains("uid 3, rank 1 of 4"), "{table}");
