@@ -187,9 +187,14 @@ fn a_running_agent_tells_how_it_stands_and_leaves_its_memory_behind() {
     assert_eq!(told["economy"]["lanes"], 3);
     assert!(told["ended"].as_u64().unwrap() >= 3);
     let table = text(&miner(dir.path(), &["status"]).output().unwrap());
-    for part in
-        ["running as process", "uid 3, rank 1 of 4", "100.0 %", "generator     main on card", "worth ", "last replies"]
-    {
+    for part in [
+        "running as process",
+        "uid 3, rank 1 of 4",
+        "100.0 %",
+        "generator     main on card",
+        "worth ",
+        "last replies",
+    ] {
         assert!(table.contains(part), "{part} in {table}");
     }
 

@@ -10,6 +10,7 @@
 //! | state | stored | on restart |
 //! |---|---|---|
 //! | `accepted`, `generating` | the task | pulled again; the validator gives the same task, or another if it forgot |
+//! | `generating` | and an earlier result that passed | that one is submitted |
 //! | `kept` | and a result | scored |
 //! | `scored` | and its verdict | decided |
 //! | `intended` | and a submission that may have left | the stored bytes are submitted again, newly signed, after the lock |

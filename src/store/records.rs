@@ -112,7 +112,7 @@ pub enum Answer {
 pub struct OpenTask {
     pub task: TaskRecord,
     pub stage: Stage,
-    /// The newest result, if one was kept.
+    /// The best result that passes, else the newest, if one was kept.
     pub result: Option<KeptResult>,
     /// The answer that may have left already, and when it was last intended (our clock).
     pub answer: Option<(Answer, UnixTime)>,

@@ -401,7 +401,7 @@ fn open_task(tx: &Transaction<'_>, results: &Path, lane: LaneKey) -> Result<Opti
     let Some(row) = row else { return Ok(None) };
     let (task, stage, reason) = row?;
 
-    let newest = newest_result(tx, results, &task.id, None)?;
+    let best = best_result(tx, results, &task, None)?;
     let submission: Option<(Option<i64>, i64)> = tx
         .query_row(
             "SELECT result, submit_time FROM submissions WHERE task = ?1 ORDER BY id DESC LIMIT 1",
@@ -415,18 +415,21 @@ fn open_task(tx: &Transaction<'_>, results: &Path, lane: LaneKey) -> Result<Opti
             // Nobody knows whether the bytes that are gone were booked. An empty answer settles it
             // either way, at no penalty.
             let lost = || Answer::Empty("its result was submitted and is damaged on disk".into());
-            let kept = newest_result(tx, results, &task.id, Some(row))?;
+            let kept = best_result(tx, results, &task, Some(row))?;
             Some((kept.map_or_else(lost, Answer::Result), time(at)))
         }
         None => None,
     };
-    let stage = match (stage, &newest, &answer) {
+    let passed = |kept: &KeptResult| kept.verdict.and_then(Verdict::score) >= Some(task.threshold);
+    let stage = match (stage, &best, &answer) {
+        // A further candidate was being made, to choose from.
+        (Stage::Generating, Some(kept), _) if passed(kept) => Stage::Scored,
         (Stage::Intended | Stage::Sent, _, Some(_)) | (Stage::Accepted | Stage::Generating, _, _) => stage,
         (Stage::Kept | Stage::Scored, Some(kept), _) if kept.verdict.is_some() => Stage::Scored,
         (Stage::Kept | Stage::Scored, Some(_), _) => Stage::Kept,
         _ => Stage::Accepted,
     };
-    Ok(Some(OpenTask { task, stage, result: newest, answer }))
+    Ok(Some(OpenTask { task, stage, result: best, answer }))
 }
 
 fn read_task(row: &Row<'_>, lane: LaneKey) -> Result<(TaskRecord, Stage, Option<String>), StoreError> {
@@ -447,19 +450,21 @@ fn read_task(row: &Row<'_>, lane: LaneKey) -> Result<(TaskRecord, Stage, Option<
     Ok((task, stage.parse()?, row.get(11)?))
 }
 
-/// The newest result of a task, or the one of row `only`; nothing if its file is not as it was kept.
-fn newest_result(
+/// The result of a task with the best score that passes, else the newest; or the one of row `only`.
+/// Nothing if its file is not as it was kept.
+fn best_result(
     tx: &Transaction<'_>,
     results: &Path,
-    task: &LocalId,
+    task: &TaskRecord,
     only: Option<i64>,
 ) -> Result<Option<KeptResult>, StoreError> {
     type Stored = (i64, u32, u32, String, Vec<u8>, Option<String>, Option<f64>);
     let stored: Option<Stored> = tx
         .query_row(
             "SELECT id, attempt, seed, file, sha256, verdict, score FROM results
-             WHERE task = ?1 AND (?2 IS NULL OR id = ?2) ORDER BY attempt DESC LIMIT 1",
-            params![task.to_string(), only],
+             WHERE task = ?1 AND (?2 IS NULL OR id = ?2)
+             ORDER BY CASE WHEN score >= ?3 THEN score END DESC NULLS LAST, attempt DESC LIMIT 1",
+            params![task.id.to_string(), only, task.threshold.get()],
             |row| {
                 Ok((
                     row.get(0)?,

@@ -150,6 +150,24 @@ async fn each_stage_is_found_again_after_reopening() {
 }
 
 #[tokio::test]
+async fn the_best_of_several_results_outlives_the_making_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    let task = accept(&store, new_task(lane(1), "t", 1)).await;
+    for value in [0.7, 0.9, 0.3, 0.8] {
+        let result = kept(&store, task.id).await;
+        store.judge(task.id, &result, Verdict::Scored(score(value)), None).await.unwrap();
+    }
+    store.begin_attempt(task.id).await.unwrap();
+    let found = open(&reopened(store).await).await;
+    let best = found.result.unwrap();
+    assert_eq!(
+        (found.stage, best.attempt, best.verdict),
+        (Stage::Scored, 2, Some(Verdict::Scored(score(0.9))))
+    );
+}
+
+#[tokio::test]
 async fn an_empty_answer_is_found_again_with_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
