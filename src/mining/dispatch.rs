@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Candidates;
 use super::best_of::BestOf;
 use super::cards::{Card, CardNo, CardState, Turn};
 use super::decide::Terms;
@@ -17,6 +16,7 @@ use super::roster::Roster;
 use super::snapshot::{CardActivity, CardSnapshot, EconomySnapshot, MemberSnapshot, Snapshot};
 use super::state::TaskState;
 use super::subnet::{Standing, Subnet};
+use super::{Candidates, UnscoredPolicy};
 use crate::primitives::{Hotkey, SourceId, UnixTime};
 use crate::store::TaskRecord;
 
@@ -149,8 +149,24 @@ impl Miner {
 
     /// What the two turns of a task on a card usually take.
     fn turns(&self) -> (Duration, Duration) {
-        let scored = self.tools.benches.iter().any(|bench| bench.scorer.is_some());
+        let scored = self.tools.benches.iter().any(|bench| bench.scorer.is_some()) && !self.skips_scoring();
         (self.measures.making(), if scored { self.measures.judging() } else { Duration::ZERO })
+    }
+
+    /// Whether a result that was finished now would go out unscored.
+    fn skips_scoring(&self) -> bool {
+        match self.tools.settings.unscored {
+            UnscoredPolicy::Never => false,
+            UnscoredPolicy::Always => true,
+            UnscoredPolicy::Auto => self.prices().skips_scoring(self.wanting_card()),
+        }
+    }
+
+    /// Tasks and due lanes that wait for a card.
+    fn wanting_card(&self) -> u32 {
+        let now = self.tools.clock.instant();
+        let due = self.resting.range(..=(now, LaneNo(u32::MAX))).count();
+        u32::try_from(due + self.waiting.len()).unwrap_or(u32::MAX)
     }
 
     fn fill_cards(&mut self) {
@@ -422,7 +438,6 @@ impl Miner {
         let elapsed = now.saturating_since(task.pulled_at) + self.measures.answering();
         let candidate = self.measures.candidate();
         let instant = self.tools.clock.instant();
-        let due = self.resting.range(..=(instant, LaneNo(u32::MAX))).count();
         let soon = self.resting.range(..=(instant + candidate, LaneNo(u32::MAX))).count();
         let idle = self.cards.iter().filter(|card| card.is_idle()).count();
         let coming = soon + self.waiting.len() + self.pulling as usize;
@@ -437,7 +452,7 @@ impl Miner {
             candidate,
             period: self.measures.period(elapsed, settings),
             throttle: self.measures.throttle(settings),
-            waiting: u32::try_from(due + self.waiting.len()).unwrap_or(u32::MAX),
+            waiting: self.wanting_card(),
             card_is_free: coming <= idle && prices.card <= 0.0,
             prices,
         }
