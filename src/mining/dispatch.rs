@@ -341,23 +341,15 @@ impl Miner {
             return Some((*since, Some(*card)));
         }
         let beyond = taken - idle.len();
-        if beyond < ending && self.pulls_ahead() {
+        // Pulling a moment before a card is free saves the wait for the reply. It costs nothing even if
+        // the card makes another candidate first: the lane would wait for the card all the same.
+        if beyond < ending {
             return Some((now, None));
         }
         // Cards are the limit when lanes wait although one more was just served.
         let stock = ending + self.tools.settings.stock as usize;
         let working = self.cards.iter().any(|card| matches!(card.state, CardState::Busy { .. }));
         (working && due > 1 && beyond < stock && self.prices().card > 0.0).then_some((now, None))
-    }
-
-    /// Whether a task is pulled a moment before its card is free: it saves the card the wait for the
-    /// reply, and costs the lane a whole turn if the card makes another candidate of its task first.
-    fn pulls_ahead(&self) -> bool {
-        let prices = self.prices();
-        let again = 1.0 - self.measures.passing.after(0);
-        let gain = prices.card * self.measures.lead().as_secs_f64();
-        let loss = prices.lane * again * self.measures.candidate().as_secs_f64();
-        gain > loss
     }
 
     fn pull(&mut self, no: LaneNo, slot: Instant, look_at: Option<CardNo>, now: Instant) {
