@@ -77,6 +77,7 @@ fn a_run_outlives_an_outage_an_upgrade_and_a_lost_registration() {
             lock: Duration::from_secs(1),
             ..ValidatorRules::fast()
         },
+        scoring: Duration::ZERO,
         image_share: 0.2,
         seed: 17,
         base_port: 0,

@@ -1,5 +1,6 @@
-//! `kill -9` at random moments of a whole life, over a development network in its own process:
-//! nothing finished is lost, nothing stays open, nothing is booked twice, no rule is broken.
+//! `kill -9` at random moments of a whole life with several hotkeys, over a development network in its
+//! own process whose validators take their time, so that submissions are under way: nothing finished
+//! is lost, nothing stays open, nothing is booked twice, no rule is broken.
 //!
 //! `scripts/campaign.sh kills` runs it at full size.
 
@@ -16,10 +17,19 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 use kill::{Agent, Home, PATIENCE, Peers, TaskRow, seed};
+use sn17_miner::primitives::Hotkey;
 
 /// Enough that some lane is always at work, although the cooldown is longer than the lock and a second:
 /// only so can a restart after a submission of unknown outcome come too early.
-const VALIDATORS: u64 = 8;
+const VALIDATORS: usize = 8;
+const HOTKEYS: [&str; 2] = ["one", "another"];
+const LANES: usize = VALIDATORS * HOTKEYS.len();
+
+const COOLDOWN_S: u64 = 6;
+
+/// A submission is scored well before the lock is over and it may go out again.
+const LOCK_S: u64 = 3;
+const SCORING: &str = "1500ms";
 
 /// The event after which a kill falls, by the log; nothing: the start of the process.
 const MOMENTS: [Option<&str>; 5] = [
@@ -41,20 +51,28 @@ struct Network {
 }
 
 impl Network {
-    async fn start(seed: u64) -> Self {
+    async fn start(seed: u64, hotkeys: &[Hotkey]) -> Self {
         let home = Home::new();
         let set_seed = format!("devnet.seed={}", seed.max(1));
         let validators = format!("devnet.validators={VALIDATORS}");
+        let cooldown = format!("devnet.cooldown={COOLDOWN_S}s");
+        let lock = format!("devnet.lock={LOCK_S}s");
+        let scoring = format!("devnet.scoring={SCORING}");
+        let hotkeys: Vec<String> = hotkeys.iter().map(Hotkey::to_ss58).collect();
         let mut args = vec!["devnet", "--fast", "--base-port", "0", "--report", "report.json"];
         for setting in [
             &*set_seed,
             &*validators,
-            "devnet.cooldown=4s",
+            &*cooldown,
+            &*lock,
+            &*scoring,
             "devnet.throttle=0s",
             "devnet.penalty=4s",
-            "devnet.lock=1s",
         ] {
             args.extend(["--set", setting]);
+        }
+        for hotkey in &hotkeys {
+            args.extend(["--register", hotkey]);
         }
         let mut program = home.start(&args);
         let line = program.line(&["\"validators\""], PATIENCE).await.expect("the network comes up");
@@ -82,12 +100,17 @@ impl Network {
 struct Findings {
     /// Kills by the stage an open task was in.
     stages: BTreeMap<String, u32>,
+    /// Submissions that were under way or unsettled at a kill: in all, and at most.
+    submissions: (usize, usize),
     /// The bytes each finished task has to be booked with, by the validator's id.
     finished: BTreeMap<String, String>,
 }
 
 impl Findings {
     fn look(&mut self, rows: &[TaskRow]) {
+        let unsettled = |row: &&TaskRow| row.is_open() && matches!(row.stage.as_str(), "intended" | "sent");
+        let submissions = rows.iter().filter(unsettled).count();
+        self.submissions = (self.submissions.0 + submissions, self.submissions.1.max(submissions));
         let mut open: Vec<_> = rows.iter().filter(|row| row.is_open()).map(|row| row.stage.clone()).collect();
         if open.is_empty() {
             open.push("none open".into());
@@ -107,16 +130,16 @@ impl Findings {
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stages: Vec<_> = self.stages.iter().map(|(stage, count)| format!("{stage} {count}")).collect();
-        f.write_str(&stages.join(", "))
+        write!(f, "{}; {} submissions at once at most", stages.join(", "), self.submissions.1)
     }
 }
 
 async fn campaign(kills: u64) {
     let seed = seed();
     let mut rng = StdRng::seed_from_u64(seed);
-    let network = Network::start(seed).await;
     let home = Home::new();
-    home.configure(&network.peers, 4, 1);
+    let network = Network::start(seed, &home.make_keys(&HOTKEYS)).await;
+    home.configure_keys(&HOTKEYS, &network.peers, COOLDOWN_S, LOCK_S);
 
     let mut findings = Findings::default();
     for number in 0..kills {
@@ -134,10 +157,12 @@ async fn campaign(kills: u64) {
         findings.look(&home.tasks());
     }
 
-    // Each validator's turn comes at least once more, which also fetches tasks whose pull was cut off.
-    let tasks = (2 * VALIDATORS).to_string();
-    assert!(home.start(&["run", "--tasks", &tasks]).ended(2 * PATIENCE).await.success());
-    for _ in 0..VALIDATORS {
+    assert!(findings.submissions.0 as u64 >= kills / 2, "few submissions were under way: {findings}");
+
+    // Each lane's turn comes at least once more, which also fetches tasks whose pull was cut off.
+    let tasks = (2 * LANES).to_string();
+    assert!(home.start(&["run", "--tasks", &tasks]).ended(3 * PATIENCE).await.success());
+    for _ in 0..LANES {
         if home.tasks().iter().any(TaskRow::is_open) {
             assert!(home.start(&["run", "--once"]).ended(PATIENCE).await.success());
         }

@@ -68,6 +68,7 @@ async fn serve(settings: &Settings, args: &DevnetArgs, clock: Clock) -> anyhow::
     let network = NetworkSettings {
         validators: constants.validators,
         rules,
+        scoring: constants.scoring,
         image_share: constants.image_share,
         seed: if constants.seed == 0 { u64::from(rand::random::<u32>()) + 1 } else { constants.seed },
         base_port: args.base_port,

@@ -79,6 +79,7 @@ async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Resul
         tracing::info!(hotkey = %pair.hotkey(), "Mining with this hotkey");
         hotkeys.push(Arc::new(pair));
     }
+    refuse_same(&settings, &hotkeys)?;
     let miners = hotkeys.iter().map(|pair| *pair.hotkey()).collect();
     let devnet = start_devnet(&settings, miners, clock).await?;
     if settings.embeds_validators() {
@@ -155,6 +156,19 @@ fn refuse_throwaway(settings: &Settings, hotkey: &Hotkey) -> Result<(), ConfigEr
     Err(ConfigErrors { errors: vec![ConfigError { key: "wallet".into(), origin: Origin::Default, problem }] })
 }
 
+/// Two names of one key would make two lanes that break each other's cooldowns.
+fn refuse_same(settings: &Settings, hotkeys: &[Arc<HotkeyPair>]) -> Result<(), ConfigErrors> {
+    let named: Vec<_> = hotkeys.iter().map(|pair| pair.hotkey()).zip(&settings.hotkeys).collect();
+    let mut pairs =
+        (1..).zip(&named).flat_map(|(next, one)| named.iter().skip(next).map(move |other| (one, other)));
+    let Some(((_, first), (_, second))) = pairs.find(|((one, _), (other, _))| one == other) else {
+        return Ok(());
+    };
+    let problem = format!("`{first}` and `{second}` are the same hotkey");
+    let key = "wallet.hotkeys".into();
+    Err(ConfigErrors { errors: vec![ConfigError { key, origin: Origin::Default, problem }] })
+}
+
 /// Starts what is embedded, if anything is.
 pub async fn start_devnet(
     settings: &Settings,
@@ -178,6 +192,7 @@ pub async fn start_devnet(
             lock: settings.devnet.lock,
             ..ValidatorRules::default()
         },
+        scoring: settings.devnet.scoring,
         image_share: settings.devnet.image_share,
         seed,
         base_port: settings.devnet.base_port,

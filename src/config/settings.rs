@@ -93,6 +93,8 @@ pub struct DevnetSettings {
     pub throttle: Duration,
     pub penalty: Duration,
     pub lock: Duration,
+    /// What a validator takes to score a result.
+    pub scoring: Duration,
     /// 0 to 1.
     pub image_share: f64,
     /// 0: random.
@@ -563,6 +565,7 @@ fn devnet(r: &mut Reader) -> Option<DevnetSettings> {
     let throttle = r.duration("devnet.throttle", S(0), S(DAY));
     let penalty = r.duration("devnet.penalty", S(0), S(DAY));
     let lock = r.duration("devnet.lock", S(0), S(3_600));
+    let scoring = r.duration("devnet.scoring", S(0), S(3_600));
     let image_share = r.fraction("devnet.image_share", 0.0, 1.0);
     let seed = r.whole("devnet.seed", 0, i64::MAX as u64);
     let base_port = r.whole("devnet.base_port", 0, 65_000);
@@ -572,6 +575,7 @@ fn devnet(r: &mut Reader) -> Option<DevnetSettings> {
         throttle: throttle?,
         penalty: penalty?,
         lock: lock?,
+        scoring: scoring?,
         image_share: image_share?,
         seed: seed?,
         base_port: u16::try_from(base_port?).ok()?,

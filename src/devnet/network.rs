@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use http_body_util::BodyExt;
@@ -28,6 +29,8 @@ use crate::wallet::HotkeyPair;
 pub struct NetworkSettings {
     pub validators: u16,
     pub rules: ValidatorRules,
+    /// What a validator takes to score a result, besides the work.
+    pub scoring: Duration,
     /// Share of tasks with an image as prompt, 0 to 1.
     pub image_share: f64,
     /// Of tasks and scores.
@@ -88,6 +91,7 @@ impl Devnet {
                 let axon_settings = DevAxonSettings {
                     rules: settings.rules,
                     judge: AxonJudge { seed, ..AxonJudge::default() }.into(),
+                    scoring: settings.scoring,
                     ..DevAxonSettings::default()
                 };
                 let key = HotkeyPair::dev(&format!("validator-{number}"));

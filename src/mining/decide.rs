@@ -153,6 +153,11 @@ pub fn retry_or_decline(why: &str, failed: u32, terms: &Terms<'_>) -> Decision {
     ))
 }
 
+/// Whether a score is worth a submission.
+pub fn passes(score: Score, terms: &Terms<'_>) -> bool {
+    fails_gate(score, terms).is_none()
+}
+
 /// Why a score is not worth a submission.
 fn fails_gate(score: Score, terms: &Terms<'_>) -> Option<String> {
     let gate = terms.calibration.gate(terms.threshold.get(), terms.prices.gate(terms.settings.penalty));

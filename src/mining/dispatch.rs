@@ -1,5 +1,6 @@
 //! What the loop gives out: answers to send, tasks to cards, pulls to lanes. Nothing here awaits.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::cards::{Card, CardNo, CardState, Turn};
 use super::decide::Terms;
 use super::jobs::{self, AnswerOrder, Done, PullOrder};
 use super::lane::{Crew, Errand, Lane, LaneNo};
-use super::miner::{Budget, Job, Miner};
+use super::miner::{Budget, Job, Miner, Running};
 use super::prices::Prices;
 use super::roster::Roster;
 use super::snapshot::{CardActivity, CardSnapshot, EconomySnapshot, MemberSnapshot, Snapshot};
@@ -48,12 +49,32 @@ impl Miner {
         self.send_answers();
     }
 
+    /// Answers that go out again have half of the permits at most: validators that never reply would
+    /// hold all of them, and with them everybody else's first answers.
     fn send_answers(&mut self) {
         let now = self.tools.clock.instant();
-        while self.answering < self.tools.settings.max_submissions
-            && let Some((at, no)) = self.answers.first().copied()
-            && at <= now
-        {
+        let due: Vec<LaneNo> = self.answers.range(..=(now, LaneNo(u32::MAX))).map(|(_, no)| *no).collect();
+        if due.is_empty() {
+            return;
+        }
+        let most = self.tools.settings.max_submissions;
+        let is_again =
+            |lanes: &BTreeMap<LaneNo, Lane>, no: &LaneNo| lanes.get(no).is_some_and(|lane| lane.tries() > 0);
+        let sending = self.running.values().filter_map(|running| match &running.job {
+            Job::Answer(no) => Some(no),
+            _ => None,
+        });
+        let mut again = sending.filter(|no| is_again(&self.lanes, no)).count();
+        for no in due {
+            if self.answering >= most {
+                return;
+            }
+            if is_again(&self.lanes, &no) {
+                if again >= most.div_ceil(2) {
+                    continue;
+                }
+                again += 1;
+            }
             self.send_answer(no);
         }
     }
@@ -62,7 +83,7 @@ impl Miner {
         let cooldown = self.measures.cooldown(&self.tools.settings);
         let Some(lane) = self.lanes.get_mut(&no) else { return };
         let Errand::Open(work) = std::mem::replace(&mut lane.errand, Errand::Resting) else { return };
-        let TaskState::Answering { answer, tries, .. } = &work.state else {
+        let TaskState::Answering { answer, tries, in_doubt, .. } = &work.state else {
             lane.errand = Errand::Open(work);
             return;
         };
@@ -73,6 +94,7 @@ impl Miner {
             task: Arc::clone(&work.task),
             answer: answer.clone(),
             tries: *tries,
+            in_doubt: *in_doubt,
             cooldown,
             decisions: std::mem::take(&mut lane.unwritten),
         };
@@ -91,7 +113,7 @@ impl Miner {
             {
                 self.cards[number].state = CardState::Gone { since, look_at: None };
                 let (tools, card) = (Arc::clone(&self.tools), CardNo(number));
-                self.spawn(Job::Chore, async move { Done::Looked(card, jobs::look(tools, card).await) });
+                self.spawn(Job::Look(card), async move { Done::Looked(card, jobs::look(tools, card).await) });
             }
         }
     }
@@ -113,15 +135,17 @@ impl Miner {
         self.cards[card.0].state = CardState::Gone { since, look_at: Some(now + LOOK_EVERY) };
     }
 
-    /// Tasks that no card can make for too long are declined: an open one blocks its validator.
+    /// Tasks that no card can work on for too long are declined: an open one blocks its validator.
     fn give_up_on_stranded(&mut self) {
         let now = self.tools.clock.now();
-        let all_gone = self.cards.iter().all(Card::is_gone);
         let waiting: Vec<LaneNo> = self.waiting.iter().map(|(_, no)| *no).collect();
         for no in waiting {
             let Some(lane) = self.lanes.get_mut(&no) else { continue };
             let Errand::Open(work) = &mut lane.errand else { continue };
-            if !all_gone {
+            let kind = work.task.prompt.kind();
+            let is_made = matches!(work.state, TaskState::Made { .. });
+            let mut there = self.cards.iter().zip(&self.tools.benches).filter(|(card, _)| !card.is_gone());
+            if there.any(|(_, bench)| is_made || bench.generator.makes(kind)) {
                 work.stranded = None;
                 continue;
             }
@@ -200,7 +224,7 @@ impl Miner {
         }
         let terms = self.terms(&work.task);
         let wanted = match self.tools.settings.candidates {
-            Candidates::Fixed(wanted) => wanted as usize,
+            Candidates::Fixed(wanted) => wanted.saturating_sub(work.state.passed()) as usize,
             Candidates::Auto if !terms.is_known() || terms.prices.card > 0.0 => 1,
             Candidates::Auto => {
                 let soon = self.tools.clock.instant() + self.measures.candidate();
@@ -299,20 +323,12 @@ impl Miner {
         if self.tools.room.is_full() {
             return false;
         }
-        let begun = |lane: &&Lane| match lane.errand {
-            Errand::Resting => false,
-            // One that its validator does not settle may take for ever; others end meanwhile.
-            Errand::Open(ref work) | Errand::Answering(ref work) => {
-                budget == Budget::Once || !work.state.is_unsettled()
-            }
-            Errand::Pulling | Errand::Making(_) => true,
-        };
         let limit = match budget {
             Budget::Endless => return true,
             Budget::Tasks(limit) => limit,
             Budget::Once => 1,
         };
-        self.opening == 0 && self.ended + (self.lanes.values().filter(begun).count() as u64) < limit
+        self.opening == 0 && self.ended + (self.begun() as u64) < limit
     }
 
     /// Room for one more task: when it came about, and the card whose generator is to be looked at
@@ -336,7 +352,7 @@ impl Miner {
             }
         }
         idle.sort_unstable();
-        let taken = self.waiting.len() + self.pulling as usize;
+        let taken = self.wanting() + self.coming(now);
         if let Some((since, card)) = idle.get(taken) {
             return Some((*since, Some(*card)));
         }
@@ -350,6 +366,19 @@ impl Miner {
         let stock = ending + self.tools.settings.stock as usize;
         let working = self.cards.iter().any(|card| matches!(card.state, CardState::Busy { .. }));
         (working && due > 1 && beyond < stock && self.prices().card > 0.0).then_some((now, None))
+    }
+
+    /// Tasks that wait for a card and can be worked on.
+    fn wanting(&self) -> usize {
+        let stranded = self.waiting.iter().filter(|(_, no)| {
+            self.lanes.get(no).and_then(Lane::work).is_some_and(|work| work.stranded.is_some())
+        });
+        self.waiting.len() - stranded.count()
+    }
+
+    /// Pulls that will bring a task any moment.
+    fn coming(&self, now: Instant) -> usize {
+        self.running.values().filter_map(Running::slow_pull).filter(|slow| now < *slow).count()
     }
 
     fn pull(&mut self, no: LaneNo, slot: Instant, look_at: Option<CardNo>, now: Instant) {

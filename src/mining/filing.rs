@@ -7,16 +7,22 @@ use tokio::task::{Id, JoinError};
 
 use super::cards::CardNo;
 use super::cooldowns::cooldown_from_reply;
-use super::decide::skips_scoring;
+use super::decide::{passes, skips_scoring};
 use super::economy::Pair;
 use super::guard::{Consequence, Sign};
 use super::jobs::{self, Done, Found, Made, Pulled, Replied};
-use super::lane::{Errand, LaneNo, OpenWork};
+use super::lane::{Errand, Lane, LaneNo, OpenWork};
 use super::meaning::ReplyMeaning;
 use super::miner::{Job, Miner, MinerError};
 use super::state::{Event, TaskState, advance, replied};
 use crate::primitives::{Score, UnixTime};
 use crate::store::{Answer, Decided, DecisionRecord, KeptResult, Outcome, TaskRecord, Verdict};
+
+/// What a lane waits for after one of its jobs broke.
+const BROKEN: Duration = Duration::from_secs(10);
+
+/// So many times in a row may an answer change nothing before the validator is asked what it wants.
+const ASK_AGAIN: u32 = 3;
 
 impl Miner {
     /// Takes in the end of a job.
@@ -31,7 +37,7 @@ impl Miner {
         match running.as_ref().map(|running| running.job) {
             Some(Job::Pull(_)) => self.pulling = self.pulling.saturating_sub(1),
             Some(Job::Answer(_)) => self.answering = self.answering.saturating_sub(1),
-            Some(Job::Card(..) | Job::Chore) | None => {}
+            Some(Job::Card(..) | Job::Open | Job::Look(_) | Job::Prune) | None => {}
         }
         let done = match done {
             Ok(done) => done,
@@ -40,6 +46,13 @@ impl Miner {
                 return Ok(());
             }
         };
+        if let Done::Made(no, card, _) | Done::Judged(no, card, _) = &done
+            && !self.lanes.contains_key(no)
+        {
+            // Another card of its crew broke and the lane was read anew: it knows nothing of this.
+            self.release(*card);
+            return Ok(());
+        }
         match done {
             Done::Pulled(no, pulled) => self.take_pulled(no, *pulled?),
             Done::Made(no, card, made) => self.take_made(no, card, made?, took),
@@ -68,7 +81,8 @@ impl Miner {
         Ok(())
     }
 
-    /// A job that was cut off, or that broke: its lane is read again from the store.
+    /// A job that was cut off, or that broke: its lane is read again from the store, after a while, for
+    /// what broke at once may break at once again.
     fn take_broken(&mut self, error: &JoinError, job: Option<Job>) {
         if error.is_panic() {
             tracing::error!(%error, "A job broke; its task is taken up again from the store");
@@ -79,23 +93,35 @@ impl Miner {
                 no
             }
             Some(Job::Pull(no) | Job::Answer(no)) => no,
-            Some(Job::Chore) | None => return,
+            Some(Job::Open) => {
+                self.opening = self.opening.saturating_sub(1);
+                return;
+            }
+            Some(Job::Look(card)) => {
+                self.lose_card(card);
+                return;
+            }
+            Some(Job::Prune) | None => return,
         };
         if self.stopping.is_some() {
             return;
         }
-        // The rest of a crew still reports; its reports find no lane and are let go.
         if let Some(lane) = self.lanes.remove(&no) {
             self.relist(no);
             self.opening += 1;
-            let (tools, member, key, source) = (Arc::clone(&self.tools), lane.member, lane.key, lane.source);
-            self.spawn(Job::Chore, async move { Done::Opened(jobs::open(tools, member, key, source).await) });
+            let tools = Arc::clone(&self.tools);
+            let Lane { member, key, source, leaving, .. } = lane;
+            self.spawn(Job::Open, async move {
+                tools.clock.sleep(BROKEN).await;
+                let opened = jobs::open(tools, member, key, source).await;
+                Done::Opened(opened.map(|lane| Box::new(Lane { leaving, ..*lane })))
+            });
         }
     }
 
     fn take_pulled(&mut self, no: LaneNo, pulled: Pulled) {
         let Pulled { cooldowns, took, found, doubt } = pulled;
-        if !matches!(found, Found::NoGenerator(_)) {
+        if !matches!(found, Found::NoGenerator(_) | Found::Lost) {
             self.measures.pulled(took);
         }
         let now = self.tools.clock.now();
@@ -103,6 +129,11 @@ impl Miner {
         let (member, source) = (lane.member, lane.key.source);
         lane.cooldowns = cooldowns;
         lane.errand = Errand::Resting;
+        lane.assigned = match found {
+            Found::Lost => true,
+            Found::NoGenerator(_) => lane.assigned,
+            Found::Task { .. } | Found::Foreign | Found::Nothing => false,
+        };
         match found {
             Found::Task { work, throttle } => {
                 lane.last_task = Some(now);
@@ -114,7 +145,7 @@ impl Miner {
                 }
             }
             Found::Foreign => self.notice(member, Sign::ForeignCooldown, source, now),
-            Found::Nothing => {}
+            Found::Nothing | Found::Lost => {}
             Found::NoGenerator(card) => {
                 if self.cards[card.0].is_idle() {
                     self.lose_card(card);
@@ -191,25 +222,27 @@ impl Miner {
         let Some(lane) = self.lanes.get_mut(&no) else { return };
         let Errand::Making(crew) = &mut lane.errand else { return };
         crew.pending = crew.pending.saturating_sub(1);
-        crew.outcomes.push(event);
-        let task = Arc::clone(&crew.work.task);
         let failed = crew.work.state.failed();
-        let settings = &self.tools.settings;
-        let gate = task.threshold.get() + settings.gate_margin;
-        if let Some(Event::Judged(result)) = crew.outcomes.last()
-            && let Some(Verdict::Scored(score)) = result.verdict
-        {
+        let gate = crew.work.task.threshold.get() + self.tools.settings.gate_margin;
+        let score = match &event {
+            Event::Judged(result) => result.score(),
+            _ => None,
+        };
+        if let Some(score) = score {
             self.measures.passing.observe(failed, score.get() >= gate);
         }
+        crew.outcomes.push(event);
         if crew.pending > 0 {
             return;
         }
-        let Some(event) = crew.outcome() else { return };
+        let Some((event, others)) = crew.outcome() else { return };
         let Errand::Making(crew) = std::mem::replace(&mut lane.errand, Errand::Resting) else { return };
         let OpenWork { task, state, stranded } = crew.work;
         let mut terms = self.terms(&task);
         terms.pass = self.measures.passing.after(failed + 1);
-        let (state, decision) = advance(state, event, &terms);
+        // Where the best does not pass, none of the others did.
+        let also = others.into_iter().filter(|score| passes(*score, &terms)).count();
+        let (state, decision) = advance(state.with_passed(also as u32), event, &terms);
         if let Some(lane) = self.lanes.get_mut(&no) {
             lane.errand = Errand::Open(OpenWork { task, state, stranded });
         }
@@ -257,6 +290,9 @@ impl Miner {
         let state = replied(state, &meaning, at, &self.tools.settings);
         if outcome.is_none() {
             lane.errand = Errand::Open(OpenWork { task, state, stranded });
+            if matches!(meaning, ReplyMeaning::StillOpen(_)) {
+                self.ask_again(no);
+            }
             self.relist(no);
             if matches!(meaning, ReplyMeaning::Unregistered)
                 && let Some(subnet) = &self.ours[member].subnet
@@ -295,6 +331,27 @@ impl Miner {
             self.notice(member, Sign::AnsweredByOthers, source, at);
         }
         self.warn_of_contradiction(outcome, local, &task);
+    }
+
+    /// An answer that changes nothing again and again may be to a task that is not the open one any
+    /// more, as after a validator went back to an earlier state. Only a pull tells; it is free while a
+    /// task is assigned, and the reply said that no cooldown runs. If it is the same task, the answer
+    /// on record goes out again.
+    fn ask_again(&mut self, no: LaneNo) {
+        let now = self.tools.clock.moment();
+        let Some(lane) = self.lanes.get(&no).filter(|lane| self.may_ask(lane, now)) else { return };
+        let Some(TaskState::Answering { answer, tries, .. }) = lane.work().map(|work| &work.state) else {
+            return;
+        };
+        let on_record = !matches!(answer, Answer::Result(KeptResult { row: None, .. }));
+        if *tries < ASK_AGAIN || !on_record {
+            return;
+        }
+        if let Some(lane) = self.lanes.get_mut(&no) {
+            lane.cooldowns.hold(self.tools.settings.lock + Duration::from_secs(1));
+            lane.assigned = true;
+            lane.errand = Errand::Resting;
+        }
     }
 
     /// C, as the reply to an answer without penalty shows it.
@@ -339,7 +396,7 @@ impl Miner {
             && local >= task.threshold
         {
             tracing::warn!(
-                task = %task.id.short(), %local, threshold = %task.threshold,
+                alarm = "rejected", task = %task.id.short(), %local, threshold = %task.threshold,
                 "The validator rejected a result that passes here: check the scorer's version, and the signature with `sn17-miner wallet check`"
             );
         }

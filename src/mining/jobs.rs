@@ -85,6 +85,8 @@ pub(super) enum Found {
     /// None before a later time than the one that the validator had named.
     Foreign,
     Nothing,
+    /// The reply was lost: a task may be assigned.
+    Lost,
     /// Not asked: the generator of this card refuses connections.
     NoGenerator(CardNo),
 }
@@ -232,7 +234,7 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Box<Pull
         PullMeaning::MaybeAssigned(error) => {
             let wait = cooldowns.fail(LOST_REPLY);
             tracing::warn!(%validator, wait_s = wait.as_secs(), error = %chain(&error), "The reply to a pull was lost, asking again");
-            Found::Nothing
+            Found::Lost
         }
         PullMeaning::Failed(error) => {
             // As its blacklist answers a hotkey it does not know.
@@ -324,6 +326,8 @@ pub(super) struct AnswerOrder {
     pub(super) answer: Answer,
     /// How many have left before.
     pub(super) tries: u32,
+    /// One of them may have been booked.
+    pub(super) in_doubt: bool,
     /// C.
     pub(super) cooldown: Duration,
     pub(super) decisions: Vec<DecisionRecord>,
@@ -331,7 +335,8 @@ pub(super) struct AnswerOrder {
 
 /// Records an answer, sends it, and files the reply.
 pub(super) async fn answer(tools: Arc<Tools>, order: AnswerOrder) -> Result<Box<Replied>, StoreError> {
-    let AnswerOrder { key, source, mut cooldowns, task, answer, tries, cooldown, decisions } = order;
+    let AnswerOrder { key, source, mut cooldowns, task, answer, tries, in_doubt, cooldown, decisions } =
+        order;
     tools.note(task.id, decisions).await;
     let submit_time = tools.clock.now();
     if let Answer::Empty(reason) = &answer
@@ -359,7 +364,7 @@ pub(super) async fn answer(tools: Arc<Tools>, order: AnswerOrder) -> Result<Box<
     }
     let local = local_score(&answer);
     let cooldown_until = result.as_ref().ok().and_then(|answered| answered.reply.cooldown_until);
-    let outcome = meaning.outcome(&answer, tries + 1);
+    let outcome = meaning.outcome(&answer, in_doubt);
     let Some(outcome) = outcome else {
         let error = unsettled(&meaning, &result);
         if let Some(submission) = submission {
@@ -449,7 +454,10 @@ pub(super) async fn open(
     }
     // What has no result and no answer is pulled again: the source may have forgotten it, and if not,
     // gives the same task.
-    let stored = tools.store.open_task(key).await?.filter(|open| open.stage.is_past_making());
+    let (stored, assigned) = match tools.store.open_task(key).await? {
+        Some(open) if open.stage.is_past_making() => (Some(open), false),
+        open => (None, open.is_some()),
+    };
     let work = stored.map(|open| {
         let task = open.task.clone();
         let makes = |prompt: &Prompt| tools.makes(prompt);
@@ -462,7 +470,8 @@ pub(super) async fn open(
     let accepted =
         tools.store.accepted_since(Some(key), now - WINDOW).await?.remove(&key).unwrap_or_default();
     let opened = tools.clock.instant();
-    Ok(Box::new(Lane::new(key, member, source, cooldowns, opened, accepted.into(), work)))
+    let lane = Lane::new(key, member, source, cooldowns, opened, accepted.into(), work);
+    Ok(Box::new(Lane { assigned, ..lane }))
 }
 
 /// Looks at a generator that is gone until it is back.
@@ -472,7 +481,7 @@ pub(super) async fn look(tools: Arc<Tools>, card: CardNo) -> bool {
 
 fn local_score(answer: &Answer) -> Option<Score> {
     match answer {
-        Answer::Result(result) => result.verdict.and_then(|verdict| verdict.score()),
+        Answer::Result(result) => result.score(),
         Answer::Empty(_) => None,
     }
 }

@@ -13,7 +13,7 @@ use super::snapshot::{LaneSnapshot, TaskSnapshot};
 use super::source::TaskSource;
 use super::state::{Event, TaskState};
 use crate::clock::Moment;
-use crate::primitives::UnixTime;
+use crate::primitives::{Score, UnixTime};
 use crate::store::{DecisionRecord, LaneKey, TaskRecord};
 
 /// A lane's place in the loop; never used again.
@@ -39,6 +39,9 @@ pub(super) struct Lane {
     /// Seconds from sending an answer to its reply.
     pub(super) answering: Mean,
     pub(super) errand: Errand,
+    /// The source holds a task for us that is not in our hands: one of an earlier run, or of a pull
+    /// whose reply was lost.
+    pub(super) assigned: bool,
     /// What was last decided on its task.
     pub(super) decision: Option<String>,
     /// Decisions that its next job writes down.
@@ -78,18 +81,24 @@ pub(super) struct Crew {
 }
 
 impl Crew {
-    /// What the whole crew comes to: the best result, or the last failure.
-    pub(super) fn outcome(&mut self) -> Option<Event> {
+    /// What the whole crew comes to: the best result, or the last failure; and the scores of the other
+    /// results.
+    pub(super) fn outcome(&mut self) -> Option<(Event, Vec<Score>)> {
         let score = |event: &Event| match event {
-            Event::Judged(result) => (2, result.verdict.and_then(|verdict| verdict.score())),
+            Event::Judged(result) => (2, result.score()),
             Event::Kept(_) => (1, None),
-            Event::Failed { retryable, .. } => (0, (*retryable).then_some(crate::primitives::Score::ZERO)),
+            Event::Failed { retryable, .. } => (0, (*retryable).then_some(Score::ZERO)),
         };
         let best = (0..self.outcomes.len()).max_by(|a, b| {
             let (a, b) = (score(&self.outcomes[*a]), score(&self.outcomes[*b]));
             a.partial_cmp(&b).unwrap_or(std::cmp::Ordering::Equal)
         })?;
-        Some(self.outcomes.swap_remove(best))
+        let best = self.outcomes.swap_remove(best);
+        let others = self.outcomes.iter().filter_map(|event| match event {
+            Event::Judged(result) => result.score(),
+            _ => None,
+        });
+        Some((best, others.collect()))
     }
 }
 
@@ -120,6 +129,7 @@ impl Lane {
             accepted,
             answering: Mean::default(),
             errand: work.map_or(Errand::Resting, Errand::Open),
+            assigned: false,
             decision: None,
             unwritten: Vec::new(),
             leaving: false,
@@ -135,6 +145,11 @@ impl Lane {
         }
     }
 
+    /// How often the answer to its task has left without settling it.
+    pub(super) fn tries(&self) -> u32 {
+        self.work().map_or(0, |work| work.state.tries())
+    }
+
     /// Since when it might be asked.
     pub(super) fn due(&self) -> Instant {
         self.cooldowns.due_at().max(self.opened)
@@ -145,6 +160,7 @@ impl Lane {
         let now = moment.wall;
         let kept = |at: &&UnixTime| **at + WINDOW > now + turn;
         Prospect {
+            open: self.assigned,
             overdue: moment.instant.saturating_duration_since(self.due()),
             unserved: self.last_task.map(|at| now.saturating_since(at)),
             covered: self.accepted.iter().rev().find(kept).is_some(),

@@ -96,15 +96,21 @@ impl ReplyMeaning {
         Self::Unknown(Untrusted::error(&error.to_string()).to_string())
     }
 
-    /// How the task ended, if this reply ends it. `tries` counts this one.
-    pub fn outcome(&self, answer: &Answer, tries: u32) -> Option<Outcome> {
+    /// Whether the submission may have been booked, or the task taken from us for want of
+    /// registration, although nothing is settled.
+    pub const fn leaves_doubt(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::Unregistered)
+    }
+
+    /// How the task ended, if this reply ends it. `in_doubt`: an earlier try may have been booked.
+    pub fn outcome(&self, answer: &Answer, in_doubt: bool) -> Option<Outcome> {
         match self {
             Self::Accepted(_) => Some(Outcome::Accepted),
             Self::Low(_) => Some(Outcome::Low),
             Self::ScorerFailed(_) => Some(Outcome::ScorerFailed),
             Self::EmptyBooked(_) => Some(Outcome::Empty),
-            // With an earlier try in doubt that one was booked; otherwise the source forgot the task.
-            Self::NoTask if tries > 1 => Some(match answer {
+            // That one was booked; otherwise the source forgot the task, or somebody else answered it.
+            Self::NoTask if in_doubt => Some(match answer {
                 Answer::Result(_) => Outcome::Settled,
                 Answer::Empty(_) => Outcome::Empty,
             }),

@@ -122,8 +122,28 @@ pub(super) enum Job {
     Pull(LaneNo),
     Card(LaneNo, CardNo, Turn),
     Answer(LaneNo),
+    /// A lane is read from the store.
+    Open,
+    Look(CardNo),
+    Prune,
+}
+
+impl Job {
     /// Nothing is lost if it ends early.
-    Chore,
+    const fn is_chore(self) -> bool {
+        matches!(self, Self::Open | Self::Look(_) | Self::Prune)
+    }
+}
+
+/// A pull that takes longer gives its slot to another lane: its validator may be one that never
+/// answers.
+const SLOW_PULL: Duration = Duration::from_secs(3);
+
+impl Running {
+    /// When it counts as a slow pull, if it is one at all.
+    pub(super) fn slow_pull(&self) -> Option<Instant> {
+        matches!(self.job, Job::Pull(_)).then(|| self.since + SLOW_PULL)
+    }
 }
 
 /// Where a lane is listed while no job works for it.
@@ -165,6 +185,9 @@ pub struct Miner {
     shown: watch::Sender<Option<Snapshot>>,
     last_shown: Option<Instant>,
 }
+
+/// So many tries without an end, the lock waited out between them, are no accident.
+const STUCK: u32 = 3;
 
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -290,21 +313,19 @@ impl Miner {
 
     /// Why the loop ends now, if it does.
     fn finished(&self, budget: Budget) -> Option<Finish> {
-        let busy =
-            self.opening > 0 || self.lanes.values().any(|lane| !matches!(lane.errand, Errand::Resting));
         match budget {
             Budget::Tasks(limit) if self.ended >= limit => return Some(Finish::Done),
             Budget::Once if self.ended >= 1 => return Some(Finish::Done),
             _ => {}
         }
         if let Some(left) = self.grace_left() {
-            let at_work = self.running.values().any(|running| running.job != Job::Chore);
+            let at_work = self.running.values().any(|running| !running.job.is_chore());
             let in_time = self.tools.clock.instant() + left;
             let sending = self.answers.first().is_some_and(|(at, _)| *at <= in_time);
             let making = !self.waiting.is_empty() && self.makes_in_time();
             return (!at_work && !sending && !making).then_some(Finish::Stopped);
         }
-        if budget == Budget::Once && !busy {
+        if budget == Budget::Once && self.opening == 0 && self.begun() == 0 {
             if self.cards.iter().all(Card::is_gone) {
                 return Some(Finish::NoGenerator);
             }
@@ -335,7 +356,7 @@ impl Miner {
         let grace = self.tools.settings.grace;
         for running in self.running.values() {
             let left = match running.job {
-                Job::Chore => Duration::MAX,
+                Job::Open | Job::Look(_) | Job::Prune => Duration::MAX,
                 Job::Pull(_) | Job::Card(_, _, Turn::Making) if !self.measures.has_made() => Duration::MAX,
                 // Its task may be ours already: if there is time for that one, it is answered.
                 Job::Pull(_) => self.measures.candidate() + self.measures.answering(),
@@ -362,6 +383,18 @@ impl Miner {
         self.grace_left().is_none_or(|left| can && self.measures.has_made() && needed <= left)
     }
 
+    /// Lanes that are at a task or ask for one. Not those whose answer was not settled again and
+    /// again: a budget does not wait for a validator that never settles.
+    pub(super) fn begun(&self) -> usize {
+        let now = self.tools.clock.instant();
+        let stuck = self
+            .answers
+            .range((now, LaneNo(u32::MAX))..)
+            .filter(|(_, no)| self.lanes.get(no).is_some_and(|lane| lane.tries() >= STUCK));
+        let resting = self.lanes.values().filter(|lane| matches!(lane.errand, Errand::Resting)).count();
+        self.lanes.len() - resting - stuck.count()
+    }
+
     /// How long nothing will happen by itself.
     fn until_next(&self) -> Duration {
         let now = self.tools.clock.instant();
@@ -372,7 +405,8 @@ impl Miner {
         let lane = if self.stopping.is_none() { after(&self.resting) } else { None };
         let card = self.cards.iter().filter_map(|card| self.card_timer(card, now)).min();
         let show = self.last_shown.filter(|_| self.shown.receiver_count() > 0).map(|at| at + SHOW_EVERY);
-        let timers = [lane, after(&self.answers), card, show.filter(|at| *at > now)];
+        let slow = self.running.values().filter_map(Running::slow_pull).filter(|at| *at > now).min();
+        let timers = [lane, after(&self.answers), card, slow, show.filter(|at| *at > now)];
         let next = timers.into_iter().flatten().min();
         next.map_or(LONGEST_WAIT, |at| (at - now).min(LONGEST_WAIT))
     }
@@ -410,7 +444,7 @@ impl Miner {
                     None => {
                         self.opening += 1;
                         let tools = Arc::clone(&self.tools);
-                        self.spawn(Job::Chore, async move {
+                        self.spawn(Job::Open, async move {
                             Done::Opened(jobs::open(tools, member, key, source).await)
                         });
                     }
@@ -487,7 +521,7 @@ impl Miner {
         self.last_prune = now;
         self.measures.calibrate(now);
         let tools = Arc::clone(&self.tools);
-        self.spawn(Job::Chore, async move {
+        self.spawn(Job::Prune, async move {
             Done::Pruned(tools.store.prune(now - tools.settings.keep_results).await)
         });
     }

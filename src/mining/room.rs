@@ -42,13 +42,17 @@ impl Room {
         }
     }
 
-    /// What was written, or nothing if the disk takes no more.
+    /// What was written, or nothing if the disk takes no more. Whatever it takes shows that there is
+    /// room: a lane whose answer nobody settles might never write anything that is insisted on.
     ///
     /// # Errors
     /// When writing failed for another reason.
     pub(super) fn tried<T>(&self, written: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         match written {
-            Ok(value) => Ok(Some(value)),
+            Ok(value) => {
+                self.found();
+                Ok(Some(value))
+            }
             Err(error) if error.is_full() => {
                 self.lost(&error);
                 Ok(None)
@@ -71,10 +75,29 @@ impl Room {
     {
         loop {
             if let Some(value) = self.tried(write().await)? {
-                self.found();
                 return Ok(value);
             }
             clock.sleep(RETRY).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn whatever_is_written_shows_that_there_is_room() {
+        let room = Room::default();
+        let source = io::Error::from(io::ErrorKind::StorageFull);
+        let full = StoreError::File { path: "results".into(), source };
+        assert!(room.tried::<()>(Err(full)).unwrap().is_none());
+        assert!(room.is_full());
+        assert!(room.tried::<()>(Err(StoreError::NoSuchTask("another".into()))).is_err());
+        assert!(room.is_full());
+        room.tried(Ok(())).unwrap();
+        assert!(!room.is_full());
     }
 }

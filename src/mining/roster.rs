@@ -9,6 +9,9 @@ const DUEL_ELIGIBLE: Duration = Duration::from_secs(15 * 60);
 /// What speaks for asking a lane that is due.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prospect {
+    /// A task of ours is open there and not in our hands, as far as we know: its time runs, and a pull
+    /// brings it back.
+    pub open: bool,
     /// Since when it might have been asked.
     pub overdue: Duration,
     /// Since its last task; `None` if this agent never had one there.
@@ -27,6 +30,7 @@ pub struct Prospect {
 /// Why a lane comes first, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
+    Open,
     Uncovered,
     Unserved,
     Ordinary,
@@ -34,7 +38,9 @@ enum Claim {
 
 impl Prospect {
     fn claim(&self) -> Claim {
-        if !self.covered {
+        if self.open {
+            Claim::Open
+        } else if !self.covered {
             Claim::Uncovered
         } else if self.unserved.is_none_or(|time| time >= DUEL_ELIGIBLE) {
             Claim::Unserved
@@ -49,6 +55,7 @@ impl Prospect {
         let stake = self.stake.max(1e-6);
         let overdue = self.overdue.as_secs_f64();
         match self.claim() {
+            Claim::Open => overdue,
             Claim::Uncovered => stake * (overdue + 60.0),
             Claim::Unserved => self.unserved.map_or(f64::INFINITY, |time| time.as_secs_f64()),
             Claim::Ordinary => stake * (overdue + 60.0 - self.scoring.as_secs_f64().min(30.0)),
@@ -68,8 +75,8 @@ impl Prospect {
 pub struct Roster;
 
 impl Roster {
-    /// The lane to ask next: a validator without a result in the window first, then one whose duels
-    /// are at stake, then by stake and time; the earlier of equals.
+    /// The lane to ask next: one with an open task first, then a validator without a result in the
+    /// window, then one whose duels are at stake, then by stake and time; the earlier of equals.
     pub fn next<T>(prospects: impl IntoIterator<Item = (T, Prospect)>) -> Option<T> {
         prospects.into_iter().min_by(|(_, a), (_, b)| a.compare(b)).map(|(lane, _)| lane)
     }
@@ -83,6 +90,7 @@ mod tests {
 
     fn usual() -> Prospect {
         Prospect {
+            open: false,
             overdue: S(10),
             unserved: Some(S(310)),
             covered: true,
@@ -97,10 +105,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_window_comes_before_duels_and_duels_before_stake() {
+    fn open_tasks_come_before_empty_windows_these_before_duels_and_duels_before_stake() {
         let rich = Prospect { stake: 0.8, ..usual() };
         let unserved = Prospect { unserved: Some(S(901)), stake: 0.01, ..usual() };
         let uncovered = Prospect { covered: false, stake: 0.001, ..usual() };
+        let open = Prospect { open: true, stake: 0.0, overdue: S(0), ..usual() };
+        assert_eq!(first(&[rich, unserved, uncovered, open]), 3);
         assert_eq!(first(&[rich, unserved, uncovered]), 2);
         assert_eq!(first(&[rich, unserved]), 1);
         assert_eq!(first(&[usual(), rich]), 1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::decide::{Terms, decide, retry_or_decline};
 use super::{Decision, ReplyMeaning, Settings};
 use crate::net::Backoff;
-use crate::primitives::{Prompt, Score, UnixTime};
+use crate::primitives::{Prompt, UnixTime};
 use crate::store::{Answer, KeptResult, OpenTask, Outcome, Stage, TaskRecord, Verdict};
 
 /// Where a task stands, with what that stage has earned.
@@ -25,10 +25,12 @@ pub enum TaskState {
         tries: Tries,
         result: KeptResult,
     },
-    /// An answer is to be sent, not before `not_before` (our clock). `tries` have left so far.
+    /// An answer is to be sent, not before `not_before` (our clock). `tries` have left so far, and one
+    /// of them may have been booked if it is `in_doubt`.
     Answering {
         answer: Answer,
         tries: u32,
+        in_doubt: bool,
         not_before: UnixTime,
     },
     Ended {
@@ -50,16 +52,9 @@ pub struct Tries {
 impl Tries {
     /// With one more good result; of equals the earlier stays.
     fn with(self, result: KeptResult) -> Self {
-        let better = self.best.as_ref().is_none_or(|best| score_of(&result) > score_of(best));
+        let better = self.best.as_ref().is_none_or(|best| result.score() > best.score());
         let best = if better { Some(result) } else { self.best };
         Self { passed: self.passed + 1, best, ..self }
-    }
-}
-
-fn score_of(result: &KeptResult) -> Option<Score> {
-    match result.verdict {
-        Some(Verdict::Scored(score)) => Some(score),
-        _ => None,
     }
 }
 
@@ -101,7 +96,8 @@ impl TaskState {
     pub fn resumed(open: OpenTask, can_make: impl Fn(&Prompt) -> bool, settings: &Settings) -> Self {
         match (open.stage, open.result, open.answer) {
             (Stage::Intended | Stage::Sent, _, Some((answer, intended_at))) => {
-                Self::Answering { answer, tries: 1, not_before: after_lock(intended_at, settings) }
+                let not_before = after_lock(intended_at, settings);
+                Self::Answering { answer, tries: 1, in_doubt: true, not_before }
             }
             (Stage::Kept | Stage::Scored | Stage::Generating, Some(result), _) => match result.verdict {
                 Some(Verdict::Scored(score)) => {
@@ -120,7 +116,7 @@ impl TaskState {
     }
 
     fn answering(answer: Answer) -> Self {
-        Self::Answering { answer, tries: 0, not_before: UnixTime::EPOCH }
+        Self::Answering { answer, tries: 0, in_doubt: false, not_before: UnixTime::EPOCH }
     }
 
     /// For display.
@@ -142,16 +138,36 @@ impl TaskState {
         }
     }
 
-    /// Whether an answer has left and did not settle the task.
-    pub const fn is_unsettled(&self) -> bool {
-        matches!(self, Self::Answering { tries: 1.., .. })
-    }
-
     /// Candidates that came to nothing, while more are made.
     pub const fn failed(&self) -> u32 {
         match self {
             Self::Open(tries) | Self::Made { tries, .. } => tries.failed,
             Self::Answering { .. } | Self::Ended { .. } => 0,
+        }
+    }
+
+    /// Candidates that passed, while more are made.
+    pub const fn passed(&self) -> u32 {
+        match self {
+            Self::Open(tries) | Self::Made { tries, .. } => tries.passed,
+            Self::Answering { .. } | Self::Ended { .. } => 0,
+        }
+    }
+
+    /// How often the answer has left.
+    pub const fn tries(&self) -> u32 {
+        match self {
+            Self::Answering { tries, .. } => *tries,
+            Self::Open(_) | Self::Made { .. } | Self::Ended { .. } => 0,
+        }
+    }
+
+    /// Counts further candidates that passed beside a better one.
+    #[must_use]
+    pub fn with_passed(self, more: u32) -> Self {
+        match self {
+            Self::Open(tries) => Self::Open(Tries { passed: tries.passed + more, ..tries }),
+            state => state,
         }
     }
 
@@ -235,9 +251,9 @@ pub fn advance(state: TaskState, event: Event, terms: &Terms<'_>) -> (TaskState,
 
 /// The state after the answer to a submission.
 pub fn replied(state: TaskState, meaning: &ReplyMeaning, at: UnixTime, settings: &Settings) -> TaskState {
-    let TaskState::Answering { answer, tries, .. } = state else { return state };
+    let TaskState::Answering { answer, tries, in_doubt, .. } = state else { return state };
     let tries = tries + 1;
-    match meaning.outcome(&answer, tries) {
+    match meaning.outcome(&answer, in_doubt) {
         Some(outcome) => {
             let reason = match &answer {
                 Answer::Empty(reason) => Some(reason.clone()),
@@ -248,7 +264,8 @@ pub fn replied(state: TaskState, meaning: &ReplyMeaning, at: UnixTime, settings:
         None => {
             let wait = retry_wait(meaning, tries);
             let not_before = after_lock(at, settings).max(at + wait);
-            TaskState::Answering { answer, tries, not_before }
+            let in_doubt = in_doubt || meaning.leaves_doubt();
+            TaskState::Answering { answer, tries, in_doubt, not_before }
         }
     }
 }
@@ -344,7 +361,7 @@ pub(super) mod tests {
     }
 
     fn replied(answer: Answer, tries: u32, meaning: ReplyMeaning) -> TaskState {
-        let state = TaskState::Answering { answer, tries, not_before: UnixTime::EPOCH };
+        let state = TaskState::Answering { answer, tries, in_doubt: tries > 0, not_before: UnixTime::EPOCH };
         super::replied(state, &meaning, NOW, &settings())
     }
 
@@ -422,7 +439,7 @@ pub(super) mod tests {
     fn an_unsettled_answer_keeps_its_bytes_and_waits_out_the_lock() {
         let answer = Answer::Result(kept(None));
         for meaning in [ReplyMeaning::StillOpen(feedback()), ReplyMeaning::Unknown("timeout".into())] {
-            let TaskState::Answering { answer: Answer::Result(_), tries: 1, not_before } =
+            let TaskState::Answering { answer: Answer::Result(_), tries: 1, not_before, .. } =
                 replied(answer.clone(), 0, meaning)
             else {
                 panic!("the bytes are kept")
@@ -444,6 +461,24 @@ pub(super) mod tests {
         assert_eq!(ended(Answer::Result(kept(None)), 1), Outcome::Settled);
         assert_eq!(ended(Answer::Result(kept(None)), 0), Outcome::Lost);
         assert_eq!(ended(Answer::Empty("x".into()), 1), Outcome::Empty);
+    }
+
+    #[test]
+    fn an_answer_that_met_a_lock_was_not_booked() {
+        let answer = || Answer::Result(kept(None));
+        let then = |first: ReplyMeaning| {
+            let state = super::replied(replied(answer(), 0, first), &ReplyMeaning::NoTask, NOW, &settings());
+            let TaskState::Ended { outcome, .. } = state else { panic!("{state:?}") };
+            outcome
+        };
+        assert_eq!(then(ReplyMeaning::StillOpen(feedback())), Outcome::Lost);
+        assert_eq!(then(ReplyMeaning::Unknown("timeout".into())), Outcome::Settled);
+        // Registered anew, the hotkey has no task; nobody else took it.
+        assert_eq!(then(ReplyMeaning::Unregistered), Outcome::Settled);
+        // What was in doubt once stays so.
+        let state = replied(answer(), 0, ReplyMeaning::Unknown("timeout".into()));
+        let state = super::replied(state, &ReplyMeaning::StillOpen(feedback()), NOW, &settings());
+        let TaskState::Answering { in_doubt: true, .. } = state else { panic!("{state:?}") };
     }
 
     #[test]

@@ -99,6 +99,12 @@ pub struct KeptResult {
     pub verdict: Option<Verdict>,
 }
 
+impl KeptResult {
+    pub fn score(&self) -> Option<Score> {
+        self.verdict.and_then(Verdict::score)
+    }
+}
+
 /// What goes back to the source.
 #[derive(Debug, Clone)]
 pub enum Answer {

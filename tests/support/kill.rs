@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use sn17_miner::primitives::Hotkey;
+use sn17_miner::wallet::HotkeyPair;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -57,15 +59,48 @@ impl Home {
         self.dir.path()
     }
 
+    /// Writes a plain key for each name into a wallet of this home; their addresses.
+    pub fn make_keys(&self, names: &[&str]) -> Vec<Hotkey> {
+        let folder = self.path().join("wallets/kills/hotkeys");
+        std::fs::create_dir_all(&folder).unwrap();
+        let keys = names.iter().map(|name| {
+            let seed: [u8; 32] = Sha256::digest(format!("sn17-test/{name}")).into();
+            let hotkey = *HotkeyPair::from_seed(seed).hotkey();
+            let key = serde_json::json!({
+                "accountId": format!("0x{}", hex(hotkey.as_bytes())),
+                "publicKey": format!("0x{}", hex(hotkey.as_bytes())),
+                "secretSeed": format!("0x{}", hex(&seed)),
+                "ss58Address": hotkey.to_ss58(),
+            });
+            std::fs::write(folder.join(name), key.to_string()).unwrap();
+            std::fs::set_permissions(folder.join(name), PermissionsExt::from_mode(0o600)).unwrap();
+            hotkey
+        });
+        keys.collect()
+    }
+
     /// Writes a configuration for these peers, whose cooldown and lock are `cooldown_s` and `lock_s`.
     pub fn configure(&self, peers: &Peers, cooldown_s: u64, lock_s: u64) {
+        let wallet = format!("[wallet]\npath = \"{}/wallets.example\"\n", env!("CARGO_MANIFEST_DIR"));
+        self.configure_for(&wallet, peers, cooldown_s, lock_s);
+    }
+
+    /// The same for the keys of [`Self::make_keys`].
+    pub fn configure_keys(&self, names: &[&str], peers: &Peers, cooldown_s: u64, lock_s: u64) {
+        let path = self.path().join("wallets");
+        let wallet =
+            format!("[wallet]\npath = \"{}\"\nname = \"kills\"\nhotkeys = {names:?}\n", path.display());
+        self.configure_for(&wallet, peers, cooldown_s, lock_s);
+    }
+
+    fn configure_for(&self, wallet: &str, peers: &Peers, cooldown_s: u64, lock_s: u64) {
+        // The newest result of a task is the one that counts as finished.
         let mut text = format!(
-            "[wallet]\npath = \"{}/wallets.example\"\n[paths]\ndata = \"{}\"\n\
+            "{wallet}[paths]\ndata = \"{}\"\n[decide]\ncandidates = 1\n\
              [rules]\ncooldown = \"{cooldown_s}s\"\nlock = \"{lock_s}s\"\n\
              [[workers]]\nname = \"main\"\nrole = \"generator\"\nurl = \"http://{}\"\n\
              dialect = \"form-image\"\nkinds = [\"text\", \"image\"]\n\
              [[workers]]\nname = \"judge\"\nrole = \"scorer\"\nurl = \"http://{}\"\n",
-            env!("CARGO_MANIFEST_DIR"),
             self.data().display(),
             peers.generator,
             peers.scorer,

@@ -1,0 +1,296 @@
+//! What the loop must survive: jobs that break, cards and validators that are never heard of again,
+//! answers that nobody settles, budgets in the midst of it. The real agent, in process and under a
+//! paused clock; each of these once cost a lane, a card or the whole loop.
+
+#[path = "support/graded.rs"]
+mod graded;
+#[path = "support/hostile_world.rs"]
+mod hostile_world;
+#[path = "support/scene.rs"]
+mod scene;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use scene::{GENERATE, Lie, PULL, Plan, S, SCORE, SUBMIT, Scene, Site};
+use serde_json::json;
+use sn17_miner::app::bench;
+use sn17_miner::config::{Inputs, load};
+use sn17_miner::dendrite::Dendrite;
+use sn17_miner::mining::{Budget, Finish, Member, Miner, Setup, TaskSource, ValidatorSource};
+use sn17_miner::primitives::Prompt;
+use sn17_miner::store::Store;
+use tokio_util::sync::CancellationToken;
+
+const FINISHES: &str = "[shutdown]\ngrace = \"10m\"\n";
+
+const BROKE: &str = "A job broke";
+
+fn text(prompt: &str) -> Prompt {
+    Prompt::Text(prompt.into())
+}
+
+async fn once(scene: &Scene) -> Finish {
+    let run = scene.agent().await;
+    let run = run.run(Budget::Once, CancellationToken::new());
+    let Ok(finish) = tokio::time::timeout(S(3_600), run).await else {
+        panic!("it waits for ever: {:#?}", scene.last_lines())
+    };
+    finish.unwrap()
+}
+
+fn never_settles(scene: &Scene, validator: usize) {
+    scene.bend(Site::Validator(validator), |asked| (asked.path == SUBMIT).then(|| Lie::Say(500, Vec::new())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_is_spent_to_the_task() {
+    for (tasks, hotkeys, cards) in [(1, 3, 4), (5, 3, 4), (7, 1, 1), (12, 3, 1), (13, 3, 2)] {
+        let lines = "[decide]\ncandidates = 1\n";
+        let plan = Plan { hotkeys, cards: vec![S(25); cards], lines, ..Plan::validators(4) };
+        let scene = Scene::set(plan);
+        scene.mine(tasks).await;
+        scene.assert_settled();
+        assert_eq!(scene.count("assigned"), tasks);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_does_not_wait_for_a_validator_that_never_settles() {
+    let scene = Scene::of(2);
+    never_settles(&scene, 0);
+    scene.mine(6).await;
+    assert_eq!((scene.count_at(1, "accepted"), scene.count_at(0, "assigned")), (6, 1));
+    // Not even when that is all there is.
+    let scene = Scene::of(1);
+    never_settles(&scene, 0);
+    assert_eq!(once(&scene).await, Finish::NothingDue);
+    let scene = Scene::of(2);
+    never_settles(&scene, 0);
+    assert_eq!(once(&scene).await, Finish::Done);
+    assert_eq!(scene.count_at(1, "accepted"), 1);
+    // What was left open is seen to first, once the validator settles again.
+    scene.straighten(Site::Validator(0));
+    assert_eq!(once(&scene).await, Finish::Done);
+    assert_eq!((scene.count_at(0, "accepted"), scene.open()), (1, 0));
+}
+
+/// A pull that breaks at once, each time, takes neither the loop nor its time.
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_breaks_every_time_is_asked_now_and_then() {
+    let scene = Scene::of(2);
+    scene.bend(Site::Validator(0), |_| Some(Lie::Panic));
+    scene.mine_for(S(3_600)).await;
+    let broke = scene.log.with(BROKE).len();
+    assert!((50..=360).contains(&broke), "{broke} times in an hour");
+    assert!(scene.count_at(1, "accepted") >= 11, "{}", scene.count_at(1, "accepted"));
+    scene.straighten(Site::Validator(0));
+    scene.mine_for(S(600)).await;
+    assert!(scene.count_at(0, "accepted") >= 1);
+    scene.assert_lawful();
+}
+
+/// Wherever a job breaks, its task is taken up again and ends booked, once.
+#[tokio::test(start_paused = true)]
+async fn a_task_outlives_every_job_that_breaks() {
+    for (site, path) in [
+        (Site::Validator(0), PULL),
+        (Site::Generator(0), "/health"),
+        (Site::Generator(0), GENERATE),
+        (Site::Scorer(0), SCORE),
+        (Site::Validator(0), SUBMIT),
+    ] {
+        let scene = Scene::of(1);
+        scene.bend(site, move |asked| (asked.path == path && asked.nth == 0).then_some(Lie::Panic));
+        let took = scene.mine(2).await;
+        scene.log.expect(1, BROKE);
+        scene.assert_settled();
+        assert_eq!((scene.count("assigned"), scene.count("accepted")), (2, 2), "{path}");
+        assert!(took < S(420), "{took:?} after {path}");
+    }
+}
+
+/// The look at a generator that is gone breaks, and the card is not forgotten.
+#[tokio::test(start_paused = true)]
+async fn a_card_comes_back_although_the_look_at_it_broke() {
+    let scene = Scene::of(1);
+    let generator = Site::Generator(0);
+    scene.close(generator);
+    scene.bend(generator, |asked| (asked.path == "/health" && asked.nth < 3).then_some(Lie::Panic));
+    let (took, ()) = tokio::join!(scene.mine(1), async {
+        tokio::time::sleep(S(60)).await;
+        scene.reopen(generator);
+    });
+    scene.log.expect(3, BROKE);
+    assert!(took < S(120), "{took:?}");
+    scene.assert_settled();
+}
+
+/// One card of two breaks, the task is taken up anew and ends before the other card is done with it.
+#[tokio::test(start_paused = true)]
+async fn what_a_crew_makes_after_its_lane_began_anew_is_let_go() {
+    let lines = "[decide]\ncandidates = 2\n";
+    let scene = Scene::set(Plan { cards: vec![S(5), S(5)], lines, ..Plan::default() });
+    scene.bend(Site::Generator(0), |asked| (asked.path == GENERATE && asked.nth == 0).then_some(Lie::Panic));
+    scene.bend(Site::Generator(1), |asked| {
+        (asked.path == GENERATE && asked.nth == 0).then_some(Lie::Late(S(200)))
+    });
+    scene.mine(3).await;
+    scene.log.expect(1, BROKE);
+    scene.assert_settled();
+    assert_eq!(scene.count("accepted"), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_candidates_as_ordered_are_made_on_any_number_of_cards() {
+    for cards in 1..=4 {
+        let lines = "[decide]\ncandidates = 3\n";
+        let scene = Scene::set(Plan { cards: vec![S(10); cards], lines, ..Plan::default() });
+        scene.mine(4).await;
+        scene.assert_settled();
+        let made: usize = (0..cards).map(|card| scene.asked(Site::Generator(card), GENERATE)).sum();
+        assert_eq!(made, 4 * 3, "{cards} cards");
+    }
+}
+
+/// The only card that makes pictures is gone, the one that makes words is there.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_no_card_left_can_make_is_declined() {
+    let scene = Scene::set(Plan { cards: vec![S(25); 2], ..Plan::validators(2) });
+    let world = scene.world(scene.data(), 0..2);
+    let kinds = |kinds: &str| {
+        let file = scene.data().join("kinds.toml");
+        let worker = "[[workers]]\nname = \"g\"\nrole = \"generator\"\nurl = \"devnet\"\n";
+        let scorer = "[[workers]]\nname = \"s\"\nrole = \"scorer\"\nurl = \"devnet\"\n";
+        std::fs::write(&file, format!("{worker}kinds = [\"{kinds}\"]\n{scorer}")).unwrap();
+        load(&Inputs { file: Some(file), ..Inputs::default() }).unwrap().settings
+    };
+    let benches = ["text", "image"].iter().zip(&world.peers.cards);
+    let benches =
+        benches.map(|(kind, card)| bench(&kinds(kind), scene.clock, card, &world.transports)).collect();
+    let pair = Arc::clone(&world.hotkeys[0]);
+    let hotkey = *pair.hotkey();
+    let (pulls, submissions) = (world.transports.pulls.clone(), world.transports.submissions.clone());
+    let dendrite = Arc::new(Dendrite::new(pair, scene.clock, scene.settings.dendrite, pulls, submissions));
+    let source = |(axon, uid): &(_, _)| {
+        TaskSource::Validator(ValidatorSource { dendrite: Arc::clone(&dendrite), axon: *axon, uid: *uid })
+    };
+    let sources = world.peers.validators.iter().map(source).collect();
+    let setup = Setup {
+        members: vec![Member { hotkey, sources, subnet: None }],
+        benches,
+        store: Store::open(scene.data()).await.unwrap(),
+        clock: scene.clock,
+        seeds: world.seeds.clone(),
+        settings: scene.settings.mining.clone(),
+    };
+    scene.close(Site::Generator(1));
+    scene.assign(0, "1", Prompt::Image("iVBORw0KGgo=".into()));
+    let mut miner = Miner::resume(setup).await.unwrap();
+    let never = CancellationToken::new();
+    let finish = miner.run(Budget::Tasks(4), &never);
+    let finish = tokio::time::timeout(S(7_200), finish).await.expect("it goes on").unwrap();
+    assert_eq!(finish, Finish::Done);
+    scene.assert_settled();
+    scene.log.expect(1, "reason=no generator is reachable");
+    assert_eq!((scene.count("empty"), scene.count("accepted")), (1, 3));
+}
+
+/// The validator gave us a task, went back to an earlier state of its own, and now waits for another
+/// one: our answer changes nothing there, ever.
+#[tokio::test(start_paused = true)]
+async fn a_validator_that_waits_for_another_task_is_asked_which() {
+    let scene = Scene::of(1);
+    scene.assign(0, "earlier", text("three blue spheres"));
+    scene.bend(Site::Validator(0), |asked| {
+        let task = json!({"task": {"type": "text", "id": "later", "prompt": "a red cube"}});
+        (asked.path == PULL && asked.nth == 0).then(|| Lie::Say(200, task.to_string().into()))
+    });
+    let took = scene.mine(2).await;
+    assert!(took < S(300 + 240), "{took:?}");
+    assert_eq!((scene.count("accepted"), scene.open(), scene.count("violation")), (2, 0, 0));
+    assert!(scene.count("wrong_task") <= 3, "{}", scene.count("wrong_task"));
+    scene.log.expect(0, "alarm=");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_is_never_answered_gives_its_slot_away() {
+    let scene = Scene::of(3);
+    scene.bend(Site::Validator(0), |asked| (asked.path == PULL).then_some(Lie::Hang));
+    scene.bend(Site::Validator(1), |asked| (asked.path == PULL).then_some(Lie::Hang));
+    scene.mine(1).await;
+    let first = scene.events(2, scene.hotkey(0))[0].at;
+    let waited = first.saturating_since(scene::START);
+    assert!(waited < S(7), "{waited:?}");
+}
+
+/// More validators than there are permits swallow what is submitted to them.
+#[tokio::test(start_paused = true)]
+async fn answers_that_hang_leave_room_for_others() {
+    let scene = Scene::of(12);
+    for validator in 0..10 {
+        scene.bend(Site::Validator(validator), |asked| (asked.path == SUBMIT).then_some(Lie::Hang));
+    }
+    scene.mine_for(S(4 * 3_600)).await;
+    scene.assert_lawful();
+    for validator in [10, 11] {
+        let accepted = scene.count_at(validator, "accepted");
+        // The first round costs five minutes, twice if it comes to the worst.
+        assert!(accepted >= (4 * 3_600 - 900) / 320, "{accepted} at {validator}");
+    }
+}
+
+/// A task of an earlier run that has no result yet is the first to be asked for again.
+#[tokio::test(start_paused = true)]
+async fn an_open_task_is_asked_for_before_anything_new() {
+    let scene = Scene::of(6);
+    for validator in 0..5 {
+        scene.bend(Site::Validator(validator), |asked| {
+            (asked.path == PULL && asked.nth == 0).then(|| Lie::Say(503, Vec::new()))
+        });
+    }
+    scene.mine_for(S(5)).await;
+    assert_eq!((scene.count_at(5, "assigned"), scene.count("assigned")), (1, 1));
+    let order: Arc<Mutex<Vec<usize>>> = Arc::default();
+    for validator in 0..6 {
+        let order = Arc::clone(&order);
+        scene.bend(Site::Validator(validator), move |asked| {
+            if asked.path == PULL {
+                order.lock().unwrap().push(validator);
+            }
+            None
+        });
+    }
+    scene.mine(6).await;
+    assert_eq!(order.lock().unwrap()[0], 5, "{order:?}");
+    scene.assert_settled();
+    assert_eq!(scene.count_at(5, "repeated"), 1);
+}
+
+/// Told to stop with every kind of work in hand: all of it is finished in the time there is, or left
+/// so that the next start finishes it.
+#[tokio::test(start_paused = true)]
+async fn a_stop_at_any_moment_leaves_nothing_undone() {
+    for lines in [FINISHES, ""] {
+        let plan = Plan { hotkeys: 2, cards: vec![S(25); 2], lines, ..Plan::validators(3) };
+        let scene = Scene::set(plan);
+        for round in 0..25 {
+            scene.mine_for(Duration::from_millis(1_000 + 3_917 * round)).await;
+            if !lines.is_empty() {
+                scene.assert_settled();
+            }
+        }
+        let app = scene.agent().await;
+        let tally = app.tally();
+        let stop = CancellationToken::new();
+        let (finish, ()) = tokio::join!(app.run(Budget::Endless, stop.clone()), async {
+            while tally.lock().unwrap().ended < 12 || scene.open() > 0 {
+                tokio::time::sleep(S(1)).await;
+            }
+            stop.cancel();
+        });
+        finish.unwrap();
+        scene.assert_settled();
+        assert_eq!(scene.count("locked") + scene.count("double_guard"), 0);
+    }
+}
