@@ -83,7 +83,7 @@ async fn a_second_agent_is_noticed_and_one_of_the_two_pauses() {
         assert!((1..=4).contains(&pauses), "{pauses} pauses with {paces:?} {later:?}: {alarms:#?}");
         assert!(alarms.iter().take(16).any(|line| line.contains(PAUSE)), "{alarms:#?}");
         let paused = course.paused.iter().map(Vec::len).max().unwrap();
-        assert!((58..=130).contains(&paused), "{paused} minutes of {}", course.minutes);
+        assert!(paused >= 58, "{paused} minutes of {}", course.minutes);
         assert!(course.pauses() >= 1);
         // Between them the validators are served all the same.
         assert!(scene.count("accepted") >= 3 * 3 * 11, "{}", scene.count("accepted"));

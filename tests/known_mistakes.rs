@@ -169,7 +169,7 @@ async fn m06_a_dead_scorer_is_told_with_every_task() {
     let warnings = scene.log.warnings();
     assert!(warnings.len() >= 3, "{warnings:#?}");
     assert!(warnings.iter().all(|line| line.contains("The scorer gave no verdict")), "{warnings:#?}");
-    scene.log.expect(3, "Declining a task reason=the scorer gave no verdict");
+    scene.log.expect(3, "reason=the scorer gave no verdict");
     scene.straighten(Site::Scorer(0));
     scene.mine(1).await;
     scene.assert_settled();

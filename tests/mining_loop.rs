@@ -218,7 +218,7 @@ async fn a_pull_that_is_never_answered_gives_its_slot_away() {
     let scene = Scene::of(3);
     scene.bend(Site::Validator(0), |asked| (asked.path == PULL).then_some(Lie::Hang));
     scene.bend(Site::Validator(1), |asked| (asked.path == PULL).then_some(Lie::Hang));
-    scene.mine(1).await;
+    scene.mine_for(S(60)).await;
     let first = scene.events(2, scene.hotkey(0))[0].at;
     let waited = first.saturating_since(scene::START);
     assert!(waited < S(7), "{waited:?}");
@@ -249,7 +249,7 @@ async fn an_open_task_is_asked_for_before_anything_new() {
             (asked.path == PULL && asked.nth == 0).then(|| Lie::Say(503, Vec::new()))
         });
     }
-    scene.mine_for(S(5)).await;
+    scene.mine_for(S(2)).await;
     assert_eq!((scene.count_at(5, "assigned"), scene.count("assigned")), (1, 1));
     let order: Arc<Mutex<Vec<usize>>> = Arc::default();
     for validator in 0..6 {

@@ -1,6 +1,7 @@
 //! How an agent stands: one type for who answers, who asks, and `status --json`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -11,6 +12,9 @@ use crate::config::Settings;
 use crate::mining::{CardSnapshot, Cooldowns, EconomySnapshot, Snapshot, Standing};
 use crate::primitives::{Hotkey, Netuid, PromptKind, Rao, SourceId, Uid, UnixTime, Untrusted};
 use crate::store::{FeedbackFilter, FeedbackReader, FeedbackRow, Outcome, ReadError, Remembered, Stage};
+
+/// Longest wait for the loop to show itself.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// Replies shown.
 const FEEDBACK: u32 = 5;
@@ -193,7 +197,12 @@ impl StatusSource {
     pub async fn status(&self) -> Status {
         let now = self.clock.now();
         let Identity { process, hotkeys, network, netuid, how_to_register } = &self.identity;
-        let snapshot = self.snapshot.borrow().clone();
+        // The loop shows itself four times a second; what was shown before we were asked may be old.
+        let mut shown = self.snapshot.clone();
+        shown.mark_unchanged();
+        // Late, or ended: the last one has to do.
+        let _ = tokio::time::timeout(FRESH, shown.changed()).await;
+        let snapshot = shown.borrow().clone();
         let view = self.chain.as_ref().map(ChainHandle::view);
         let metagraph = view.as_ref().and_then(|view| view.metagraph.as_deref());
         let hotkeys = hotkeys.iter().zip(how_to_register).map(|(hotkey, how_to_register)| {
@@ -207,8 +216,9 @@ impl StatusSource {
                 paused_until: member.and_then(|member| member.paused_until),
             }
         });
-        let lanes: Vec<LaneStatus> =
+        let mut lanes: Vec<LaneStatus> =
             snapshot.iter().flat_map(|snapshot| &snapshot.lanes).map(LaneStatus::from).collect();
+        lanes.sort_by_key(|lane| (lane.hotkey, lane.uid.is_none(), lane.uid));
         let asked = |neuron: &Neuron| {
             let hotkey = neuron.hotkey.to_ss58();
             lanes.iter().any(|lane| !lane.leaving && lane.validator == hotkey)

@@ -80,7 +80,9 @@ impl Miner {
     }
 
     fn send_answer(&mut self, no: LaneNo) {
-        let cooldown = self.measures.cooldown(&self.tools.settings);
+        // What replies show of C is up to a second too short, and may be another validator's.
+        let settings = &self.tools.settings;
+        let cooldown = self.measures.cooldown(settings).max(settings.cooldown) + Duration::from_secs(1);
         let Some(lane) = self.lanes.get_mut(&no) else { return };
         let Errand::Open(work) = std::mem::replace(&mut lane.errand, Errand::Resting) else { return };
         let TaskState::Answering { answer, tries, in_doubt, .. } = &work.state else {

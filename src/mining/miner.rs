@@ -357,7 +357,6 @@ impl Miner {
         for running in self.running.values() {
             let left = match running.job {
                 Job::Open | Job::Look(_) | Job::Prune => Duration::MAX,
-                Job::Pull(_) | Job::Card(_, _, Turn::Making) if !self.measures.has_made() => Duration::MAX,
                 // Its task may be ours already: if there is time for that one, it is answered.
                 Job::Pull(_) => self.measures.candidate() + self.measures.answering(),
                 Job::Card(_, _, Turn::Making) => making.saturating_sub(now - running.since),
@@ -380,7 +379,7 @@ impl Miner {
     pub(super) fn makes_in_time(&self) -> bool {
         let needed = self.measures.candidate() + self.measures.answering();
         let can = self.cards.iter().any(|card| !card.is_gone());
-        self.grace_left().is_none_or(|left| can && self.measures.has_made() && needed <= left)
+        self.grace_left().is_none_or(|left| can && needed <= left)
     }
 
     /// Lanes that are at a task or ask for one. Not those whose answer was not settled again and
