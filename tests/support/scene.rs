@@ -427,6 +427,9 @@ impl Scene {
             stop.cancel();
         });
         assert_eq!(finish.unwrap(), Finish::Stopped);
+        // What was being written when it was dropped is written, as it is before a process ends: the
+        // paused clock stands still until then.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
     pub fn count(&self, event: &str) -> u64 {
