@@ -5,8 +5,13 @@
 //! all-zero score is no verdict, and a status says little.
 
 mod generator;
+mod memory;
 mod multipart;
 mod scorer;
 
 pub use generator::{Dialect, GenerateError, Generation, Generator, GeneratorSettings, SplatFormat};
+pub use memory::{
+    CacheFigure, Claim, Implausible, InvalidDialect, Means, MemoryControl, MemoryDialect, MemorySettings,
+    MemoryTimeouts, Sight, SleepLevel, Unit, Verb, VerbError, VerbReply, WorkerMemory, WorkerWord,
+};
 pub use scorer::{Judgement, ScoreError, Scorer, ScorerSettings, Scores};
