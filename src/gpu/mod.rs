@@ -9,6 +9,8 @@
 //!
 //! Limits: what is moved is taken to have moved; nothing measures the card.
 
+mod probe;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,11 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
+
+pub use probe::{
+    Basis, ByDialect, Card, Cards, FirstOf, Ledger, Nvml, NvmlLibrary, ProbeError, ProcessMemory, Reading,
+    VramProbe,
+};
 
 use crate::clock::Clock;
 use crate::primitives::CardId;
