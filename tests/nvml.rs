@@ -6,7 +6,7 @@ mod stand_in;
 
 use std::time::Duration;
 
-use sn17_miner::gpu::{Basis, NvmlLibrary, ProbeError, ProcessMemory, VramProbe};
+use sn17_miner::gpu::probe::{Basis, NvmlLibrary, ProbeError, ProcessMemory, VramProbe};
 use sn17_miner::primitives::MiB;
 use stand_in::StandIn;
 
@@ -28,19 +28,22 @@ fn library(stand_in: &StandIn) -> NvmlLibrary {
 #[tokio::test]
 async fn a_card_is_read_by_its_uuid_with_its_processes() {
     let processes = "process 4711 5046586573\nprocess 815 21045339750\ngraphics 815 21045339750\n\
-                     graphics 77 1048576";
+                     graphics 77 1048576\nbusy 98";
     let other = format!("card {OTHER}\nname Display\ntotal 8589934592\nfree 8589934592\n");
     let Some(stand_in) = StandIn::new(&(other + &card(24 * GIB, 3 * GIB, processes))) else { return };
     let probe = library(&stand_in).card(CARD);
     let reading = probe.read().await.unwrap();
     assert_eq!((reading.total, reading.free, reading.used), (MiB(24_576), MiB(3_072), MiB(21_504)));
     let of = |pid, mib| ProcessMemory { pid, used: Some(MiB(mib)) };
-    assert_eq!(reading.processes, [of(77, 1), of(815, 20_070), of(4711, 4_812)]);
+    assert_eq!(reading.processes.unwrap(), [of(77, 1), of(815, 20_070), of(4711, 4_812)]);
+    assert_eq!(reading.activity, Some(98));
     assert_eq!((probe.basis(), probe.uuid()), (Basis::Driver, CARD));
 
     stand_in.write(&card(24 * GIB, 20 * GIB, ""));
     let reading = probe.read().await.unwrap();
-    assert_eq!((reading.free, reading.processes.len()), (MiB(20_480), 0));
+    assert_eq!((reading.free, reading.processes, reading.activity), (MiB(20_480), Some(Vec::new()), None));
+    stand_in.write(&card(24 * GIB, 20 * GIB, "unlisted\nprocess 4711 1"));
+    assert_eq!(probe.read().await.unwrap().processes, None);
 }
 
 #[tokio::test]
@@ -76,12 +79,12 @@ async fn figures_that_the_driver_does_not_know() {
     };
     let probe = library(&stand_in).card(CARD);
     let reading = probe.read().await.unwrap();
-    let used: Vec<_> = reading.processes.iter().map(|process| process.used).collect();
+    let used: Vec<_> = reading.processes.unwrap().iter().map(|process| process.used).collect();
     assert_eq!(used, [None, Some(MiB(1))]);
 
     // More than the card has is as good as unknown.
     stand_in.write(&card(24 * GIB, 4 * GIB, "process 3 99999999999999\ngraphics 3 unknown"));
-    assert_eq!(probe.read().await.unwrap().processes, [ProcessMemory { pid: 3, used: None }]);
+    assert_eq!(probe.read().await.unwrap().processes.unwrap(), [ProcessMemory { pid: 3, used: None }]);
 
     for (total, free) in [("unknown", "unknown"), ("25769803776", "unknown"), ("0", "0"), ("1000", "1001")] {
         stand_in.write(&format!("card {CARD}\ntotal {total}\nfree {free}\n"));

@@ -9,7 +9,7 @@
 //!
 //! Limits: what is moved is taken to have moved; nothing measures the card.
 
-mod probe;
+pub mod probe;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,11 +18,6 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
-
-pub use probe::{
-    Basis, ByDialect, Card, Cards, FirstOf, Ledger, Nvml, NvmlLibrary, ProbeError, ProcessMemory, Reading,
-    VramProbe,
-};
 
 use crate::clock::Clock;
 use crate::primitives::CardId;

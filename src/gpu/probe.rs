@@ -8,7 +8,7 @@
 //! nobody; a context's few hundred MiB count as used and are freed only when its process ends.
 
 mod by_dialect;
-mod ledger;
+mod by_ledger;
 mod nvml;
 
 use std::fmt;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 pub use by_dialect::ByDialect;
-pub use ledger::Ledger;
+pub use by_ledger::ByLedger;
 pub use nvml::{Card, Cards, Nvml, NvmlLibrary};
 
 use crate::primitives::MiB;
@@ -31,15 +31,18 @@ pub struct Reading {
     pub free: MiB,
     /// What is not free, the driver's own share included.
     pub used: MiB,
-    /// Who has how much. Empty also where the source does not tell.
-    pub processes: Vec<ProcessMemory>,
+    /// Who has how much; `None` where the source does not tell.
+    pub processes: Option<Vec<ProcessMemory>>,
+    /// Share of the last moments (up to a second) in which anything was computed, in percent; `None`
+    /// where the source does not tell. A worker that answers nobody and computes is busy, not dead.
+    pub activity: Option<u8>,
 }
 
 impl Reading {
-    /// A reading of the whole card, without processes. More free than there is counts as all of it.
+    /// Of the card's memory alone. More free than there is counts as all of it.
     pub fn new(total: MiB, free: MiB) -> Self {
         let free = free.min(total);
-        Self { total, free, used: MiB(total.0 - free.0), processes: Vec::new() }
+        Self { total, free, used: MiB(total.0 - free.0), processes: None, activity: None }
     }
 }
 

@@ -24,6 +24,7 @@ use url::Url;
 pub use dialect::{CacheFigure, InvalidDialect, Means, MemoryDialect, Sight, SleepLevel, Verb, WorkerWord};
 pub(super) use figures::{Answer, ReadError};
 pub use figures::{Implausible, Unit};
+pub(super) use plain::health_figures;
 
 use crate::clock::Clock;
 use crate::net::{Call, Endpoint, Limits, NetError, Reply, Transport};

@@ -9,6 +9,8 @@
  *   free BYTES
  *   process PID BYTES  a compute process
  *   graphics PID BYTES
+ *   unlisted           the driver does not say who is on the card
+ *   busy PERCENT       not there: not supported
  *   gone               the card has fallen off the bus
  *   error CODE         what is returned instead of the memory
  *   hang FILE          nothing is answered until somebody opens this FIFO for writing
@@ -22,7 +24,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, LOST = 15 };
+enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, LOST = 15 };
 enum { CARDS = 16, PROCESSES = 64 };
 
 typedef unsigned long long bytes;
@@ -37,7 +39,7 @@ struct card {
     char uuid[96];
     char name[96];
     bytes total, free;
-    int locked, gone, error;
+    int locked, gone, error, unlisted, busy;
     char hang[512];
     int processes;
     struct process process[PROCESSES];
@@ -94,6 +96,7 @@ static void look(struct figures *all) {
             card = &all->card[all->cards++];
             snprintf(card->uuid, sizeof card->uuid, "%.95s", first);
             card->locked = atoi(second);
+            card->busy = -1;
         } else if (!card) {
             continue;
         } else if (strcmp(word, "name") == 0) {
@@ -102,6 +105,10 @@ static void look(struct figures *all) {
             card->total = amount(first);
         } else if (strcmp(word, "free") == 0) {
             card->free = amount(first);
+        } else if (strcmp(word, "unlisted") == 0) {
+            card->unlisted = 1;
+        } else if (strcmp(word, "busy") == 0) {
+            card->busy = atoi(first);
         } else if (strcmp(word, "gone") == 0) {
             card->gone = 1;
         } else if (strcmp(word, "error") == 0) {
@@ -228,6 +235,9 @@ static int list(void *device, unsigned *count, struct process_info *infos, int g
     if (code != OK) {
         return code;
     }
+    if (card.unlisted) {
+        return NOT_SUPPORTED;
+    }
     unsigned room = *count, there = 0;
     for (int at = 0; at < card.processes; at++) {
         if (card.process[at].graphics != graphics) {
@@ -241,6 +251,17 @@ static int list(void *device, unsigned *count, struct process_info *infos, int g
     }
     *count = there;
     return there > (infos ? room : 0) ? INSUFFICIENT_SIZE : OK;
+}
+
+int nvmlDeviceGetUtilizationRates(void *device, unsigned *rates) {
+    static struct card card;
+    int code = find(device, &card);
+    if (code == OK && card.busy < 0) {
+        return NOT_SUPPORTED;
+    }
+    rates[0] = (unsigned)card.busy;
+    rates[1] = 0;
+    return code;
 }
 
 int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, struct process_info *infos) {

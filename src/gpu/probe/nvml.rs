@@ -208,15 +208,19 @@ fn reading(driver: &Driver, uuid: &str) -> Result<Reading, ProbeError> {
     }
     let mut reading = Reading::new(mib(memory.total), mib(memory.free));
     reading.processes = processes(&device, memory.total).map_err(failed)?;
+    // Not known inside a MIG slice, among others.
+    reading.activity = device.utilization_rates().ok().and_then(|rates| u8::try_from(rates.gpu).ok());
     Ok(reading)
 }
 
 /// Compute and graphics processes. One that is both is listed twice, with the same memory.
-fn processes(device: &Device<'_>, total: u64) -> Result<Vec<ProcessMemory>, NvmlError> {
+fn processes(device: &Device<'_>, total: u64) -> Result<Option<Vec<ProcessMemory>>, NvmlError> {
+    let compute = listed(|| device.running_compute_processes())?;
+    let graphics = listed(|| device.running_graphics_processes())?;
+    // Without the second list the first is still of use: workers compute.
+    let Some(compute) = compute else { return Ok(None) };
     let mut found: BTreeMap<u32, Option<MiB>> = BTreeMap::new();
-    let lists =
-        [listed(|| device.running_compute_processes())?, listed(|| device.running_graphics_processes())?];
-    for ProcessInfo { pid, used_gpu_memory, .. } in lists.into_iter().flatten() {
+    for ProcessInfo { pid, used_gpu_memory, .. } in compute.into_iter().chain(graphics.unwrap_or_default()) {
         let used = match used_gpu_memory {
             UsedGpuMemory::Used(bytes) if bytes <= total => Some(mib(bytes)),
             // 2^64-1, and what is as good as that.
@@ -225,11 +229,13 @@ fn processes(device: &Device<'_>, total: u64) -> Result<Vec<ProcessMemory>, Nvml
         let known = found.entry(pid).or_default();
         *known = (*known).max(used);
     }
-    Ok(found.into_iter().map(|(pid, used)| ProcessMemory { pid, used }).collect())
+    Ok(Some(found.into_iter().map(|(pid, used)| ProcessMemory { pid, used }).collect()))
 }
 
-/// A list that the driver does not give is empty; a card that is lost meanwhile is lost.
-fn listed(list: impl Fn() -> Result<Vec<ProcessInfo>, NvmlError>) -> Result<Vec<ProcessInfo>, NvmlError> {
+/// `None` for a list that the driver does not give; a card that is lost meanwhile is an error.
+fn listed(
+    list: impl Fn() -> Result<Vec<ProcessInfo>, NvmlError>,
+) -> Result<Option<Vec<ProcessInfo>>, NvmlError> {
     // More processes began since they were counted.
     let list = match list() {
         Err(NvmlError::InsufficientSize(_)) => list(),
@@ -237,6 +243,6 @@ fn listed(list: impl Fn() -> Result<Vec<ProcessInfo>, NvmlError>) -> Result<Vec<
     };
     match list {
         Err(error @ (NvmlError::GpuLost | NvmlError::ResetRequired)) => Err(error),
-        list => Ok(list.unwrap_or_default()),
+        list => Ok(list.ok()),
     }
 }

@@ -10,12 +10,12 @@ use crate::primitives::MiB;
 
 /// The configured size of a card, and what each worker is believed to hold of it.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct ByLedger {
     total: MiB,
     rows: Mutex<BTreeMap<String, MiB>>,
 }
 
-impl Ledger {
+impl ByLedger {
     pub fn new(total: MiB) -> Self {
         Self { total, rows: Mutex::default() }
     }
@@ -36,7 +36,7 @@ impl Ledger {
     }
 }
 
-impl VramProbe for Ledger {
+impl VramProbe for ByLedger {
     fn read(&self) -> BoxFuture<'_, Result<Reading, ProbeError>> {
         let held = self.rows().values().fold(0_u64, |sum, row| sum.saturating_add(row.0));
         let reading = Reading::new(self.total, MiB(self.total.0.saturating_sub(held)));
@@ -54,7 +54,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_held_is_not_free() {
-        let ledger = Ledger::new(MiB(24_576));
+        let ledger = ByLedger::new(MiB(24_576));
         ledger.hold("judge", MiB(4_813));
         ledger.hold("main", MiB(20_070));
         assert_eq!(ledger.read().await.unwrap(), Reading::new(MiB(24_576), MiB(0)));
