@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::figures::{Device, Unit};
 use super::{
-    Answer, Asked, Claim, MemoryDialect, MiB, Outcome, SleepLevel, Verb, VerbError, WorkerMemory, WorkerWord,
-    granted, object, quoted,
+    Answer, Asked, Claim, Implausible, MemoryDialect, MiB, Outcome, SleepLevel, Verb, VerbError,
+    WorkerMemory, WorkerWord, granted, object, quoted,
 };
 
 /// A verb of a dialect that carries it out by a call.
@@ -191,6 +191,9 @@ async fn ollama_status(asked: &Asked<'_>, model: Option<&WorkerWord>) -> Result<
             on_cpu |= size.0 == 0;
         }
     }
+    Unit::MiB
+        .to_mib(own.0 as f64)
+        .map_err(|why| Implausible::new("the sum of size_vram", &own.to_string(), why))?;
     Ok(WorkerMemory {
         device_total: None,
         device_free: None,
