@@ -1,6 +1,8 @@
 //! Worker servers as workers.md describes them, with their lies: what a test needs of each, behind
 //! routes that are refused and redirected as their framework does it.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

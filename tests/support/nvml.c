@@ -11,7 +11,7 @@
  *   graphics PID BYTES
  *   unlisted           the driver does not say who is on the card
  *   busy PERCENT       not there: not supported
- *   gone               the card has fallen off the bus
+ *   gone               the card has fallen off the bus, and is not back before the next nvmlInit
  *   error CODE         what is returned instead of the memory
  *   hang FILE          nothing is answered until somebody opens this FIFO for writing
  */
@@ -63,6 +63,8 @@ struct process_info {
 };
 
 static int initialised;
+/* Cards that were seen to be gone since. */
+static char lost[CARDS][96];
 /* A handle is the place of a card's name in here. */
 static char handles[CARDS][96];
 
@@ -115,7 +117,8 @@ static void look(struct figures *all) {
             card->error = atoi(first);
         } else if (strcmp(word, "hang") == 0) {
             snprintf(card->hang, sizeof card->hang, "%s", first);
-        } else if (card->processes < PROCESSES) {
+        } else if ((strcmp(word, "process") == 0 || strcmp(word, "graphics") == 0) &&
+                   card->processes < PROCESSES) {
             struct process *process = &card->process[card->processes++];
             process->pid = (unsigned)strtoul(first, NULL, 10);
             process->used = amount(second);
@@ -134,6 +137,12 @@ static int find(const char *uuid, struct card *found) {
     for (int at = 0; at < all.cards; at++) {
         if (strcmp(all.card[at].uuid, uuid) == 0) {
             *found = all.card[at];
+            for (int gone = 0; gone < CARDS; gone++) {
+                if (found->gone && lost[gone][0] == 0) {
+                    snprintf(lost[gone], sizeof lost[gone], "%s", uuid);
+                }
+                found->gone |= strcmp(lost[gone], uuid) == 0;
+            }
             return found->locked ? found->locked : found->gone ? LOST : OK;
         }
     }
@@ -159,6 +168,7 @@ static int open_card(const char *uuid, void **device) {
 int nvmlInit_v2(void) {
     static struct figures all;
     look(&all);
+    memset(lost, 0, sizeof lost);
     initialised = all.init == OK;
     return all.init;
 }
