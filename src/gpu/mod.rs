@@ -9,6 +9,8 @@
 //!
 //! Limits: what is moved is taken to have moved; nothing measures the card.
 
+pub mod probe;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,9 +4,19 @@
 //! trusted: bodies are bounded and judged by their first bytes, an empty 200 is a decline, an
 //! all-zero score is no verdict, and a status says little.
 
+mod detect;
 mod generator;
+mod memory;
 mod multipart;
 mod scorer;
 
+pub use detect::{
+    Detected, Detection, Expected, Found, Health, Mistake, Origin, Place, Placed, Places, Server, WorkerRole,
+    detect, find_mistakes, places,
+};
 pub use generator::{Dialect, GenerateError, Generation, Generator, GeneratorSettings, SplatFormat};
+pub use memory::{
+    CacheFigure, Claim, Implausible, InvalidDialect, Means, MemoryControl, MemoryDialect, MemorySettings,
+    MemoryTimeouts, Sight, SleepLevel, Unit, Verb, VerbError, VerbReply, WorkerMemory, WorkerWord,
+};
 pub use scorer::{Judgement, ScoreError, Scorer, ScorerSettings, Scores};
