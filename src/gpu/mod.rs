@@ -9,6 +9,11 @@
 //!
 //! Limits: what is moved is taken to have moved; nothing measures the card.
 
+mod ledger;
+mod plan;
+mod reading;
+mod worker;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,21 +25,10 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::primitives::CardId;
 
-/// What a card is wanted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Tenant {
-    Generator,
-    Scorer,
-}
-
-impl fmt::Display for Tenant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Generator => "generator",
-            Self::Scorer => "scorer",
-        })
-    }
-}
+pub use ledger::{Amounts, Ledger};
+pub use plan::{Budget, Plan, Reach, Standing, Step, Sums, Tried, Unplaceable, Urgency, Wanted, plan};
+pub use reading::{Implausible, Pressure, ProcessMemory, Reading};
+pub use worker::{Abilities, AtStart, Residency, Row, Stage, Tenant, WorkerId, WorkerSpec, WorkerState};
 
 /// What can be done to the tenants of a card.
 pub trait Effects: fmt::Debug + Send + Sync {
@@ -112,7 +106,7 @@ impl Arbiter {
                     effects.load(Tenant::Scorer).await;
                     residents.scorer = true;
                 }
-                Tenant::Generator | Tenant::Scorer => {}
+                _ => {}
             }
         }
         let granted = self.clock.instant();

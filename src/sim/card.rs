@@ -243,14 +243,14 @@ impl Effects for Card {
     fn unload(&self, tenant: Tenant) -> BoxFuture<'_, ()> {
         match tenant {
             Tenant::Scorer => Box::pin(self.unload_scorer()),
-            Tenant::Generator => Box::pin(std::future::ready(())),
+            Tenant::Generator | Tenant::Enhancer => Box::pin(std::future::ready(())),
         }
     }
 
     fn load(&self, tenant: Tenant) -> BoxFuture<'_, ()> {
         match tenant {
             Tenant::Scorer => Box::pin(self.reload_scorer()),
-            Tenant::Generator => Box::pin(std::future::ready(())),
+            Tenant::Generator | Tenant::Enhancer => Box::pin(std::future::ready(())),
         }
     }
 }
