@@ -136,6 +136,14 @@ pub enum LeaseError {
     Closed,
 }
 
+impl LeaseError {
+    /// Whether asking again later has a chance while the configuration and the other users of the card
+    /// stay as they are.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Handoff(HandoffError::Unplaceable(_)) | Self::NoSuchWorker(_) | Self::Closed)
+    }
+}
+
 /// What a person can have done to a card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {

@@ -270,7 +270,12 @@ impl Book {
                 WorkerState::Unknown if tells => self.enter(&id, if loaded { there } else { away }, now),
                 WorkerState::Unloaded if tells && settled && loaded => self.enter(&id, there, now),
                 // It may have died, which its next load shows.
-                WorkerState::Resident if tells && settled && !loaded => self.enter(&id, away, now),
+                WorkerState::Resident if tells && settled && !loaded => {
+                    self.enter(&id, away, now);
+                    if let Some(entry) = self.entries.get_mut(&id) {
+                        entry.owed = true;
+                    }
+                }
                 WorkerState::Unloaded if settled => self.ledger.saw_context(&id, held),
                 WorkerState::Resident if settled && (!entry.worked || held < amounts.resident) => {
                     self.ledger.saw_resident(&id, held);

@@ -80,7 +80,8 @@ struct Worker {
     held: MiB,
     /// Freed by then.
     leaving: Vec<(Instant, MiB)>,
-    works: bool,
+    /// Number of the work that it is at.
+    job: Option<u64>,
 }
 
 impl Worker {
@@ -102,7 +103,7 @@ struct State {
     /// Faults by chance, and how often.
     luck: Option<(StdRng, f64)>,
     probes_fail: u32,
-    active: bool,
+    jobs: u64,
     forbidden: Forbidden,
     most: MiB,
     calls: Vec<String>,
@@ -202,7 +203,7 @@ impl FakeCard {
                 deaf: false,
                 held: resident,
                 leaving: Vec::new(),
-                works: false,
+                job: None,
                 spec: spec.clone(),
             };
             (spec.id.clone(), worker)
@@ -213,7 +214,7 @@ impl FakeCard {
             faults: BTreeMap::new(),
             luck: None,
             probes_fail: 0,
-            active: false,
+            jobs: 0,
             forbidden: Forbidden::default(),
             most: MiB::ZERO,
             calls: Vec::new(),
@@ -282,41 +283,45 @@ impl FakeCard {
         std::mem::take(&mut self.state().calls)
     }
 
-    /// What a worker does under a lease: it takes its peak, and gives it back in the end.
-    pub(super) async fn work(&self, name: &str, peak: u64, time: Duration) -> bool {
+    /// A worker takes its peak; the number of its work, if it could begin.
+    pub(super) fn begin(&self, name: &str, peak: u64) -> Option<u64> {
         let id = WorkerId::new(name);
-        {
-            let mut state = self.state();
-            let others = state.workers.values().any(|worker| worker.works);
-            state.forbidden.crowded += u32::from(others);
-            let worker = &state.workers[&id];
-            let lazy = worker.spec.abilities.unload && !worker.spec.abilities.load;
-            if !worker.runs || !(worker.loaded || lazy) || worker.deaf {
-                state.forbidden.absent += 1;
-                return false;
-            }
-            if !state.hold(&id, MiB(peak)) {
-                state.forbidden.out_of_memory += 1;
-                return false;
-            }
-            let worker = state.workers.get_mut(&id).unwrap();
-            (worker.loaded, worker.works) = (true, true);
-            state.active = true;
+        let mut state = self.state();
+        let others = state.workers.values().any(|worker| worker.job.is_some());
+        state.forbidden.crowded += u32::from(others);
+        let worker = &state.workers[&id];
+        let lazy = worker.spec.abilities.unload && !worker.spec.abilities.load;
+        if !worker.runs || !(worker.loaded || lazy) || worker.deaf {
+            state.forbidden.absent += 1;
+            return None;
         }
-        sleep(time).await;
-        self.rest(name);
-        true
+        if !state.hold(&id, MiB(peak)) {
+            state.forbidden.out_of_memory += 1;
+            return None;
+        }
+        state.jobs += 1;
+        let job = state.jobs;
+        let worker = state.workers.get_mut(&id).unwrap();
+        (worker.loaded, worker.job) = (true, Some(job));
+        Some(job)
     }
 
-    /// The work of a client that broke off ends.
-    pub(super) fn rest(&self, name: &str) {
+    /// A work ends, unless its worker was stopped meanwhile.
+    pub(super) fn end(&self, name: &str, job: u64) {
         let mut state = self.state();
-        state.active = false;
         let worker = state.workers.get_mut(name).unwrap();
-        if worker.works {
-            worker.works = false;
+        if worker.job == Some(job) {
+            worker.job = None;
             worker.held = worker.resident;
         }
+    }
+
+    /// What a worker does under a lease. Whether it could.
+    pub(super) async fn work(&self, name: &str, peak: u64, time: Duration) -> bool {
+        let Some(job) = self.begin(name, peak) else { return false };
+        sleep(time).await;
+        self.end(name, job);
+        true
     }
 
     /// Does what a verb is for. `late`: the memory goes only after that.
@@ -348,7 +353,7 @@ impl FakeCard {
                 }
             }
             "stop" => {
-                (worker.runs, worker.loaded, worker.works, worker.deaf) = (false, false, false, false);
+                (worker.runs, worker.loaded, worker.deaf, worker.job) = (false, false, false, None);
                 worker.leaving.clear();
                 leaves(worker, MiB::ZERO);
             }
@@ -442,7 +447,8 @@ impl Effects for FakeCard {
                 Sees::Card => Some(reading),
                 Sees::Processes => {
                     let list = (1..).zip(state.workers.iter()).map(process).collect();
-                    Some(reading.with_processes(list).with_activity(state.active))
+                    let active = state.workers.values().any(|worker| worker.job.is_some());
+                    Some(reading.with_processes(list).with_activity(active))
                 }
             })
         })

@@ -4,6 +4,8 @@
 //! order to stop, and deals with what came. Hand-offs are made one at a time and to their end; who
 //! asks meanwhile waits in the inbox. A request that nobody waits for any more is passed over.
 
+mod idle;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -18,30 +20,22 @@ use super::effects::{Cause, Effects, HandoffLog, NoLog, OpenHandoff};
 use super::household::{Household, Settings};
 use super::pace::{Act, Mean};
 use super::plan::{Budget, Plan, Reach, Step, Urgency, Wanted, plan};
-use super::policy::{Forecast, Leisure, Mode, Pastime, Turn, pastime, pick};
+use super::policy::{Forecast, Mode, Turn, pick};
 use super::reading::{Pressure, Reading};
 use super::view::{CardView, LeaseView, MemoryView, WorkerView};
 use super::vigil::Vigil;
 use super::worker::{Stage, Tenant, WorkerId, WorkerState};
 use crate::clock::Clock;
-use crate::net::Backoff;
 use crate::primitives::{CardId, MiB, UnixTime};
 
 /// Requests taken in before they can be served; the inbox holds as many again.
 const QUEUE: usize = 64;
 
-/// Between attempts to bring in a worker that failed.
-const RETRY: Backoff = match Backoff::try_new(Duration::from_secs(10), Duration::from_secs(600)) {
-    Ok(backoff) => backoff,
-    // Reached only while compiling the constants above.
-    Err(_) => panic!("the constants make a backoff"),
-};
+/// Takes work to last so long before any was measured.
+const USUAL_WORK: Duration = Duration::from_secs(30);
 
-/// Before somebody for whom there was no room is tried again.
-const NO_ROOM: Duration = Duration::from_secs(10);
-
-/// How long one waits for a card whose last lease does not end.
-const OVERDUE_PATIENCE: Duration = Duration::from_secs(60);
+/// Work of which nothing was heard is given its usual time, and as much again.
+const USUAL_TWICE: u32 = 2;
 
 /// What somebody wants of the card.
 #[derive(Debug)]
@@ -94,6 +88,7 @@ pub(super) struct Keeper {
     pub(super) book: Book,
     /// The last look at the card.
     pub(super) reading: Option<Reading>,
+    pub(super) looked_at: Instant,
     pub(super) is_lost: bool,
     pub(super) last_plan: Option<String>,
     pub(super) swaps: u64,
@@ -150,6 +145,7 @@ impl Keeper {
             log,
             book,
             reading: None,
+            looked_at: now.instant,
             is_lost: false,
             last_plan: None,
             swaps: 0,
@@ -362,16 +358,6 @@ impl Keeper {
         Ok(())
     }
 
-    /// The holder says how far the work is.
-    async fn reached(&mut self, stage: Option<Stage>) {
-        let Some((hold, stage)) = self.hold.as_ref().zip(stage) else { return };
-        let Some(worker) = hold.worker.clone() else { return };
-        let more = self.forecast().is_some_and(|(_, forecast)| forecast.queued_generations > 0);
-        if self.settings.mode == Mode::Auto && !more && self.book.ledger.is_last_stage(&worker, &stage) {
-            self.bring_back_beside(&worker, &stage).await;
-        }
-    }
-
     fn ended(&mut self, ending: Ending) {
         let now = self.now();
         self.idle_since = now.1;
@@ -401,11 +387,21 @@ impl Keeper {
             Ending::Done => {}
             Ending::Unsure => {
                 let until = ends.unwrap_or(now.1);
-                self.vigil = Some(Vigil::keep(worker.clone(), until, now.1, None));
+                let usual = granted + USUAL_TWICE * self.usually(tenant);
+                self.vigil = Some(Vigil::keep(worker.clone(), (usual.min(until), until), now.1, None));
             }
             Ending::Suspect => self.book.doubt(&worker, now),
         }
         self.book.doubt_others_of(&worker, now);
+    }
+
+    fn usually(&self, tenant: Tenant) -> Duration {
+        let measured = match tenant {
+            Tenant::Generator => self.generation,
+            Tenant::Scorer => self.scoring,
+            Tenant::Enhancer => Mean::default(),
+        };
+        measured.get().unwrap_or(USUAL_WORK)
     }
 
     /// Shares what turns take.
@@ -434,92 +430,6 @@ impl Keeper {
             Some(out + self.book.measured(worker, [Act::Load, Act::Start], Act::Filled)?)
         };
         plan.map(|plan| plan.evicted.iter().filter_map(both).sum()).unwrap_or_default()
-    }
-
-    /// Time has passed: a lease is over, or somebody is watched.
-    async fn tick(&mut self) {
-        let now = self.clock.instant();
-        if let Some(hold) = self.hold.take_if(|hold| hold.ends.is_some_and(|at| at <= now)) {
-            self.idle_since = now;
-            if let Some(worker) = hold.worker {
-                self.book.rests(&worker, now);
-                self.vigil = Some(Vigil::keep(worker, now, now, Some(hold.line)));
-            }
-        }
-        if self.vigil.as_ref().is_some_and(|vigil| vigil.look_at() <= now) {
-            self.watch_over().await;
-        }
-        let Some(vigil) = self.vigil.as_ref().filter(|vigil| vigil.is_overdue()) else { return };
-        let (worker, since) = (vigil.worker.clone(), vigil.since);
-        let tired = |waiter: &Waiter| now - waiter.asked.max(since) >= OVERDUE_PATIENCE;
-        let (leave, stay) = self.queue.drain(..).partition::<VecDeque<_>, _>(tired);
-        self.queue = stay;
-        for waiter in leave {
-            let error = LeaseError::Overdue(worker.clone());
-            match waiter.ask {
-                // Whoever asked may have gone.
-                Ask::Lease { reply, .. } => drop(reply.send(Err(error))),
-                Ask::Order { reply, .. } => drop(reply.send(Err(error))),
-                Ask::Recover { .. } => self.queue.push_back(waiter),
-            }
-        }
-    }
-
-    /// Uses the time while nobody wants the card.
-    async fn pass_time(&mut self) {
-        if self.effects.is_none() {
-            return;
-        }
-        let now = self.clock.instant();
-        let generator = self.book.find(Tenant::Generator, None).map(|entry| entry.spec.id.clone());
-        let may = self.no_way_before.is_none_or(|at| at <= now);
-        let way = generator.clone().filter(|_| may).and_then(|generator| self.way_to(&generator));
-        let owed = self.book.owed(now);
-        let leisure = Leisure {
-            mode: self.settings.mode,
-            now,
-            since: self.idle_since,
-            forecast: self.forecast(),
-            making_way: way,
-            bringing_back: owed.as_ref().map(|worker| self.book.coming(worker)),
-        };
-        match (pastime(&leisure), generator, owed) {
-            (Pastime::MakeWay, Some(generator), _) => {
-                let want = self.book.want(&generator, None);
-                if let Err(error) = self.hand_off(&want, Cause::Ahead).await {
-                    tracing::warn!(card = %self.card, %error, "No way could be made ahead of a generation");
-                }
-                self.no_way_before = Some(self.clock.instant() + NO_ROOM);
-                self.look_at = Some(self.clock.instant());
-            }
-            (Pastime::BringBack, _, Some(worker)) => {
-                self.bring_back(&worker, Cause::Restore).await;
-                self.look_at = Some(self.clock.instant());
-            }
-            (Pastime::Wait(at), ..) => {
-                let retry = self.book.next_retry(now);
-                self.look_at = at.into_iter().chain(retry).filter(|at| *at > now).min();
-            }
-            _ => {}
-        }
-    }
-
-    /// What it takes to make the generator ready to work; `None` if it is.
-    fn way_to(&self, generator: &WorkerId) -> Option<Duration> {
-        let entry = self.book.entries.get(generator)?;
-        if entry.spec.self_coordinating || matches!(entry.state(), WorkerState::Failed { .. }) {
-            return None;
-        }
-        let plan = self.by_the_book(&self.book.want(generator, None))?;
-        let out: Duration = plan.evicted.iter().map(|worker| self.book.leaving(worker)).sum();
-        let comes = plan.steps.iter().any(|step| step.worker() == Some(generator));
-        let into = if comes { self.book.coming(generator) } else { Duration::ZERO };
-        (!plan.is_nothing()).then_some(out + into)
-    }
-
-    /// Whether whoever has the card has given it back, although that was not dealt with yet.
-    pub(super) fn holder_has_ended(&self) -> bool {
-        self.hold.as_ref().is_none_or(|hold| !matches!(*hold.line.borrow(), Said::Working(_)))
     }
 
     async fn obey(&mut self, order: Order) -> Result<(), LeaseError> {
@@ -556,50 +466,6 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tries to bring somebody back, and again later if that fails.
-    pub(super) async fn bring_back(&mut self, worker: &WorkerId, cause: Cause) -> Option<String> {
-        let want = self.book.want_back(worker);
-        let result = self.attempt(&want, cause, None).await;
-        let now = self.clock.instant();
-        let entry = self.book.entries.get_mut(worker)?;
-        let error = match result {
-            Ok(()) => {
-                entry.owed = false;
-                return None;
-            }
-            Err(error) => error,
-        };
-        if !matches!(entry.state(), WorkerState::Failed { .. }) {
-            entry.retry_at = Some(now + NO_ROOM);
-            tracing::info!(card = %self.card, %worker, %error, "A worker cannot be brought back yet");
-        }
-        Some(error.to_string())
-    }
-
-    /// A worker was not brought in by any means.
-    pub(super) fn give_up_on(&mut self, worker: &WorkerId, why: &str) {
-        let now = self.now();
-        let Some(entry) = self.book.entries.get_mut(worker) else { return };
-        entry.failures = entry.failures.saturating_add(1);
-        let wait = RETRY.after(entry.failures);
-        let (failures, since) = (
-            entry.failures,
-            match entry.state() {
-                WorkerState::Failed { since } => since,
-                _ => now.0,
-            },
-        );
-        self.book.enter(worker, WorkerState::Failed { since }, now);
-        if let Some(entry) = self.book.entries.get_mut(worker) {
-            entry.owed = true;
-            entry.retry_at = Some(now.1 + wait);
-        }
-        tracing::error!(
-            alarm = "worker_failed", card = %self.card, %worker, failures, retry_s = wait.as_secs(), why,
-            "A worker could not be brought in by any means and is tried again later"
-        );
-    }
-
     async fn recover(&mut self, open: Vec<OpenHandoff>) -> Recovery {
         let now = self.now();
         for handoff in &open {
@@ -609,10 +475,7 @@ impl Keeper {
         }
         let mut recovery = Recovery::default();
         if self.effects.is_some() {
-            self.look().await;
-            if let Some(reading) = &self.reading {
-                self.book.take_in(reading, None, now);
-            }
+            self.look_around().await;
             // Whether one with a canary is there is soon found out.
             let doubtful =
                 |entry: &&Entry| entry.state() == WorkerState::Unknown && entry.spec.abilities.canary;

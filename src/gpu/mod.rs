@@ -28,6 +28,7 @@ mod pace;
 mod plan;
 mod policy;
 mod reading;
+mod steps;
 mod view;
 mod vigil;
 mod worker;

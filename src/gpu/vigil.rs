@@ -44,6 +44,8 @@ pub(super) struct Vigil {
     pub(super) since: Instant,
     /// Whoever has the lease may still say that it is done.
     pub(super) line: Option<watch::Receiver<Said>>,
+    /// Where nothing tells whether the card computes it is not idle before the work usually ends.
+    usual: Instant,
     /// From then on something is done about it.
     until: Instant,
     look_at: Instant,
@@ -54,10 +56,11 @@ pub(super) struct Vigil {
 }
 
 impl Vigil {
-    /// Watches a worker whose lease may last until then.
+    /// Watches a worker whose work usually has ended by one of two times, and whose lease may last until
+    /// the other.
     pub(super) fn keep(
         worker: WorkerId,
-        until: Instant,
+        (usual, until): (Instant, Instant),
         now: Instant,
         line: Option<watch::Receiver<Said>>,
     ) -> Self {
@@ -65,6 +68,7 @@ impl Vigil {
             worker,
             since: now,
             line,
+            usual,
             // In time to see that it rests already.
             until: until.max(now + QUIET + LOOK_SELDOM),
             look_at: now,
@@ -100,7 +104,8 @@ impl Vigil {
             self.still = Some((now, used));
         }
         let still = self.still.filter(|_| active.is_none()).is_some_and(|(since, _)| now - since >= STILL);
-        still || self.quiet.is_some_and(|since| now - since >= QUIET)
+        let ended = active.is_some() || now >= self.usual;
+        still || (ended && self.quiet.is_some_and(|since| now - since >= QUIET))
     }
 
     /// Says once that the work should have ended by now.
@@ -137,7 +142,7 @@ mod tests {
 
     fn vigil() -> (Vigil, Instant) {
         let now = Instant::now();
-        (Vigil::keep("w".into(), now + Duration::from_secs(60), now, None), now)
+        (Vigil::keep("w".into(), (now, now + Duration::from_secs(60)), now, None), now)
     }
 
     /// How long it takes to be taken as idle, looked at every 100 ms.
@@ -155,6 +160,17 @@ mod tests {
         assert_eq!(idle_after(|_| seen(true, Some(true))), None);
         // A look that failed shows nothing.
         assert_eq!(idle_after(|ms| seen(true, None).filter(|_| ms != 1_500)), Some(3_600));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_takes_no_memory_is_given_its_usual_time() {
+        let now = Instant::now();
+        let (usual, until) = (now + MS(9_000), now + MS(60_000));
+        let idle = |active| {
+            let mut vigil = Vigil::keep("w".into(), (usual, until), now, None);
+            (0..300).map(|n| n * 100).find(|ms| vigil.sees(seen(true, active), now + MS(*ms)))
+        };
+        assert_eq!((idle(None), idle(Some(false))), (Some(9_000), Some(2_000)));
     }
 
     #[tokio::test(start_paused = true)]
