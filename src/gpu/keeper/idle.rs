@@ -13,7 +13,7 @@ use super::super::policy::{Leisure, Mode, Pastime, pastime};
 use super::super::steps::Sight;
 use super::super::vigil::{Glimpse, Vigil};
 use super::super::worker::{Stage, Tenant, WorkerId, WorkerState};
-use super::{Ask, Keeper, LeaseError, Waiter};
+use super::{Ask, Keeper, LeaseError, Said, Waiter};
 use crate::net::Backoff;
 
 /// Between attempts to bring in a worker that failed.
@@ -126,10 +126,9 @@ impl Keeper {
 
     /// Looks whether everybody is where they are taken to be.
     pub(super) async fn look_around(&mut self) {
-        self.look().await;
-        let now = self.now();
-        if let Some(reading) = &self.reading {
-            self.book.take_in(reading, None, now);
+        if let Sight::Seen(reading) = self.look().await {
+            let now = self.now();
+            self.book.take_in(&reading, None, now);
         }
     }
 
@@ -254,7 +253,7 @@ impl Keeper {
         }
         let process = self.book.entries.get(&worker).is_some_and(|entry| entry.spec.abilities.process);
         if process && vigil.stops(now.1) {
-            let step = Step::Stop(worker.clone());
+            let (step, was) = (Step::Stop(worker.clone()), self.book.state(&worker));
             match self.alone(step, Cause::Overdue).await {
                 Ok(()) => {
                     tracing::warn!(card = %self.card, %worker, "A worker that did not end its work was stopped");
@@ -266,7 +265,7 @@ impl Keeper {
                 Err(error) => {
                     tracing::warn!(card = %self.card, %worker, %error, "A worker that does not end its work could not be stopped");
                     let now = self.now();
-                    self.book.enter(&worker, WorkerState::Overdue { since: now.0 }, now);
+                    self.book.enter(&worker, was, now);
                 }
             }
         }
