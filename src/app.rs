@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,15 +15,17 @@ use crate::chain::{ChainClient, ChainHandle, Follower, Jitter, Link};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::dendrite::{AxonAddress, Dendrite};
-use crate::gpu::{Arbiter, Effects};
+use crate::gpu::{
+    Arbiter, HandoffId, HandoffLog, Household, Intent, LeaseError, LogError, OpenHandoff, StepTaken,
+};
 use crate::mining::{
     Admission, Bench, Budget, Finish, Member, Miner, MinerError, SeedSource, Setup, Snapshot, Subnet, Tally,
     TaskSource, ValidatorSource,
 };
 use crate::net::{Connections, Endpoint, NetError, Transport};
-use crate::primitives::{CardId, Hotkey, Uid};
+use crate::primitives::{CardId, Hotkey, Uid, UnixTime};
 use crate::splat::SpzEncoder;
-use crate::store::{LockError, ProcessLock, Store, StoreError, runtime_dir};
+use crate::store::{HandoffRecord, HandoffStep, LockError, ProcessLock, Store, StoreError, runtime_dir};
 use crate::wallet::HotkeyPair;
 use crate::workers::{Generator, GeneratorSettings, Scorer, ScorerSettings};
 
@@ -73,7 +76,7 @@ impl Peers {
         generator: Endpoint,
         scorer: Option<Endpoint>,
     ) -> Self {
-        Self { validators, cards: vec![CardPeers { card, generator, scorer, effects: None }] }
+        Self { validators, cards: vec![CardPeers { card, generator, scorer, household: None }] }
     }
 }
 
@@ -83,8 +86,8 @@ pub struct CardPeers {
     pub card: CardId,
     pub generator: Endpoint,
     pub scorer: Option<Endpoint>,
-    /// How its workers are moved in and out; `None`: they fit together.
-    pub effects: Option<Arc<dyn Effects>>,
+    /// How its workers give way to each other; `None`: they fit together.
+    pub household: Option<Household>,
 }
 
 /// How each kind of peer is reached.
@@ -139,6 +142,9 @@ pub struct App {
     miner: Miner,
     chain: Option<(Follower, Keeper)>,
     hotkeys: Vec<Hotkey>,
+    /// Those on which workers give way to each other.
+    arbiters: Vec<Arbiter>,
+    store: Store,
     /// Given up before the locks, which keep the next agent from its name.
     api: Option<(LocalApi, StatusSource)>,
     grace: Duration,
@@ -173,7 +179,59 @@ impl Keeper {
     }
 }
 
-/// What candidates are made with, by the settings.
+/// The journal of hand-offs, in the store.
+#[derive(Debug)]
+struct Journal(Store);
+
+impl HandoffLog for Journal {
+    fn begin(&self, intent: Intent) -> BoxFuture<'_, Result<HandoffId, LogError>> {
+        let Intent { card, at, cause, wanted, evicted } = intent;
+        let evicted = evicted.iter().map(ToString::to_string).collect();
+        let (cause, wanted) = (cause.to_string(), wanted.to_string());
+        let record = HandoffRecord { card, at, cause, wanted, evicted };
+        Box::pin(async { self.0.begin_handoff(record).await.map(HandoffId).map_err(log_error) })
+    }
+
+    fn step(&self, id: HandoffId, taken: StepTaken) -> BoxFuture<'_, Result<(), LogError>> {
+        let StepTaken { step, at, took, failure } = taken;
+        let worker = step.worker().map(ToString::to_string);
+        let step = HandoffStep { verb: step.verb().to_owned(), worker, at, took, failure };
+        Box::pin(async move { self.0.handoff_step(id.0, step).await.map_err(log_error) })
+    }
+
+    fn commit(&self, id: HandoffId, at: UnixTime) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(async move { self.0.end_handoff(id.0, at, None).await.map_err(log_error) })
+    }
+
+    fn fail(&self, id: HandoffId, at: UnixTime, why: String) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(async move { self.0.end_handoff(id.0, at, Some(why)).await.map_err(log_error) })
+    }
+}
+
+fn log_error(error: StoreError) -> LogError {
+    LogError(error.to_string())
+}
+
+/// Brings a card to a known state before anything is made on it.
+async fn recover(arbiter: &Arbiter, store: &Store) -> Result<(), StoreError> {
+    let open = store.open_handoffs(arbiter.card().clone()).await?.into_iter().map(|(id, record)| {
+        let evicted = record.evicted.iter().map(|worker| worker.as_str().into()).collect();
+        OpenHandoff { id: HandoffId(id), wanted: record.wanted.as_str().into(), evicted }
+    });
+    match arbiter.recover(open.collect()).await {
+        Ok(recovery) => {
+            for (worker, why) in recovery.missing {
+                tracing::warn!(card = %arbiter.card(), %worker, why, "A worker is not where it belongs");
+            }
+        }
+        // Nothing is made on a card that was given up.
+        Err(LeaseError::Closed) => {}
+        Err(error) => tracing::warn!(card = %arbiter.card(), %error, "The card was not looked at"),
+    }
+    Ok(())
+}
+
+/// What candidates are made with, by the settings. For use inside a tokio runtime.
 pub fn bench(settings: &Settings, clock: Clock, peers: &CardPeers, transports: &Transports) -> Bench {
     let generator = &settings.generator;
     let generator = Generator::new(
@@ -192,12 +250,11 @@ pub fn bench(settings: &Settings, clock: Clock, peers: &CardPeers, transports: &
             ScorerSettings { name: scorer.name.clone(), endpoint: endpoint.clone(), limits: scorer.limits };
         Scorer::new(settings, transports.scorer.clone(), clock)
     });
-    Bench {
-        generator,
-        scorer,
-        arbiter: Arbiter::new(peers.card.clone(), clock).with_effects(peers.effects.clone()),
-        encoder: SpzEncoder::new(settings.zstd_level),
-    }
+    let arbiter = match peers.household.clone() {
+        Some(household) => Arbiter::of(peers.card.clone(), clock, household),
+        None => Arbiter::new(peers.card.clone(), clock),
+    };
+    Bench { generator, scorer, arbiter, encoder: SpzEncoder::new(settings.zstd_level) }
 }
 
 /// The card of the configuration.
@@ -238,12 +295,15 @@ impl App {
             locks.push(lock_card(settings)?);
         }
         let store = Store::open(&world.data).await?;
-        let benches = world
-            .peers
-            .cards
-            .iter()
-            .map(|card| bench(settings, world.clock, card, &world.transports))
-            .collect();
+        let journal: Arc<dyn HandoffLog> = Arc::new(Journal(store.clone()));
+        let mut benches = Vec::new();
+        let mut arbiters = Vec::new();
+        for mut card in world.peers.cards {
+            let shared = card.household.as_mut().map(|household| household.log = Arc::clone(&journal));
+            let bench = bench(settings, world.clock, &card, &world.transports);
+            arbiters.extend(shared.map(|()| bench.arbiter.clone()));
+            benches.push(bench);
+        }
         let mut chain = None;
         if let Some(ChainWorld { client, jitter, admission }) = world.chain {
             let network = settings.network.as_str();
@@ -289,7 +349,7 @@ impl App {
         let setup = Setup {
             members,
             benches,
-            store,
+            store: store.clone(),
             clock: world.clock,
             seeds: world.seeds,
             settings: settings.mining.clone(),
@@ -300,6 +360,8 @@ impl App {
             miner,
             chain,
             hotkeys,
+            arbiters,
+            store,
             api: None,
             grace: settings.grace,
             clock: world.clock,
@@ -363,16 +425,31 @@ impl App {
             followers.spawn(server);
             file
         });
-        tokio::select! {
-            finish = self.miner.run(budget, &stop) => Ok(finish?),
-            () = too_late => {
+        let (arbiters, store, miner) = (&self.arbiters, &self.store, &mut self.miner);
+        let mining = async {
+            for recovered in join_all(arbiters.iter().map(|arbiter| recover(arbiter, store))).await {
+                recovered?;
+            }
+            Ok::<_, AppError>(miner.run(budget, &stop).await?)
+        };
+        tokio::pin!(too_late);
+        let finish = tokio::select! {
+            finish = mining => finish?,
+            () = &mut too_late => {
                 tracing::warn!(
                     grace_s = grace.as_secs_f64(),
                     "Stopped before a submission was answered; it is stored and goes out again at the next start"
                 );
-                Ok(Finish::Stopped)
+                return Ok(Finish::Stopped);
+            }
+        };
+        tokio::select! {
+            _ = join_all(arbiters.iter().map(Arbiter::close)) => {}
+            () = too_late => {
+                tracing::info!("Stopped before every worker was back on its card; the next start brings it back");
             }
         }
+        Ok(finish)
     }
 }
 

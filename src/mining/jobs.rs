@@ -16,6 +16,7 @@ use super::source::TaskSource;
 use super::state::TaskState;
 use crate::clock::Clock;
 use crate::dendrite::{Answered, CallError, Submission};
+use crate::gpu::Tenant;
 use crate::net::Backoff;
 use crate::primitives::{LocalId, Prompt, Score, UnixTime, Untrusted};
 use crate::store::{
@@ -102,7 +103,7 @@ pub(super) enum Made {
         reason: String,
         retryable: bool,
     },
-    /// The generator refuses connections.
+    /// The generator refuses connections, or its card cannot be had.
     Unreachable(String),
 }
 
@@ -269,6 +270,7 @@ pub(super) async fn attempt(
             let reason = Untrusted::error(&error.to_string()).to_string();
             return Ok(match error {
                 MakeError::Generate(GenerateError::Unreachable(_)) => Made::Unreachable(reason),
+                MakeError::Card(error) if error.is_retryable() => Made::Unreachable(reason),
                 error => Made::Failed { reason, retryable: error.is_retryable() },
             });
         }
@@ -476,7 +478,8 @@ pub(super) async fn open(
 
 /// Looks at a generator that is gone until it is back.
 pub(super) async fn look(tools: Arc<Tools>, card: CardNo) -> bool {
-    tools.benches[card.0].generator.is_reachable().await
+    let bench = &tools.benches[card.0];
+    bench.arbiter.is_usable(Tenant::Generator) && bench.generator.is_reachable().await
 }
 
 fn local_score(answer: &Answer) -> Option<Score> {

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::report;
-use crate::gpu::{Arbiter, Tenant};
+use crate::gpu::{Arbiter, Ending, LeaseError, Tenant};
 use crate::primitives::{LocalId, Prompt, Seed, Untrusted};
 use crate::splat::{Defect, EncodeError, MAX_PAYLOAD_BYTES, PlyError, PlyReader, Spz, SpzEncoder, SpzError};
 use crate::store::{Canary, Store, StoreError, Verdict};
@@ -81,6 +81,8 @@ pub struct Candidate {
 pub enum MakeError {
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    #[error("no card: {0}")]
+    Card(#[from] LeaseError),
     #[error("the generator's PLY cannot be used: {0}")]
     Ply(#[from] PlyError),
     #[error("the generator's SPZ cannot be used: {0}")]
@@ -98,6 +100,7 @@ impl MakeError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Generate(error) => error.is_retryable(),
+            Self::Card(error) => error.is_retryable(),
             Self::Spz(SpzError::Gzip) | Self::Ply(PlyError::Mesh { .. }) => false,
             _ => true,
         }
@@ -118,12 +121,18 @@ pub async fn make(
     keep_ply: bool,
 ) -> Result<Candidate, MakeError> {
     let worker = bench.generator.name();
-    let lease = bench.arbiter.lease(Tenant::Generator).await;
+    let lease = bench.arbiter.lease(Tenant::Generator).await?;
     report::acquired(lease.waited + lease.handoff, worker, bench.arbiter.card(), task);
-    let generation = bench.generator.generate(prompt, seed).await?;
+    let generation = bench.generator.generate(prompt, seed).await;
     let held = lease.held();
     let (waited, handoff) = (lease.waited, lease.handoff);
-    drop(lease);
+    lease.end(match &generation {
+        // It may still be at it.
+        Err(GenerateError::Net(_)) => Ending::Unsure,
+        Err(GenerateError::Unreachable(_)) => Ending::Suspect,
+        Ok(_) | Err(_) => Ending::Done,
+    });
+    let generation = generation?;
     report::total_time(held, waited, handoff, generation.timing.first_byte, worker, task);
 
     let first_byte = generation.timing.first_byte;
@@ -173,7 +182,13 @@ pub async fn judge(
     use crate::primitives::Score;
 
     let Some(scorer) = &bench.scorer else { return Ok(Verdict::Unscored) };
-    let lease = bench.arbiter.lease(Tenant::Scorer).await;
+    let lease = match bench.arbiter.lease(Tenant::Scorer).await {
+        Ok(lease) => lease,
+        Err(error) => {
+            tracing::warn!(worker = scorer.name(), task = %task.short(), %error, "The scorer cannot be used");
+            return Ok(Verdict::NoVerdict);
+        }
+    };
     let first = scorer.score(prompt, spz).await;
     let verdict = match usable(&first) {
         Some(score) => score,
@@ -187,14 +202,21 @@ pub async fn judge(
                 Some(canary) => usable(&scorer.score(&canary.prompt, &canary.spz).await).is_some(),
                 None => false,
             };
-            match usable(&scorer.score(prompt, spz).await) {
+            let second = scorer.score(prompt, spz).await;
+            match usable(&second) {
                 Some(score) => score,
-                None if alive => return Ok(Verdict::Scored(Score::ZERO)),
-                None => return Ok(Verdict::NoVerdict),
+                None if alive => {
+                    lease.end(Ending::Done);
+                    return Ok(Verdict::Scored(Score::ZERO));
+                }
+                None => {
+                    lease.end(ending(&second));
+                    return Ok(Verdict::NoVerdict);
+                }
             }
         }
     };
-    drop(lease);
+    lease.end(Ending::Done);
     if verdict > Score::ZERO
         && let Some(store) = store
     {
@@ -214,6 +236,14 @@ fn usable(answer: &Answer) -> Option<crate::primitives::Score> {
     match answer {
         Ok((Judgement::Scored(scores), _)) => Some(scores.score),
         Ok((Judgement::NoVerdict, _)) | Err(_) => None,
+    }
+}
+
+/// What a scorer that gave no verdict leaves behind.
+fn ending(answer: &Answer) -> Ending {
+    match answer {
+        Err(ScoreError::Net(error)) if error.may_have_arrived() => Ending::Unsure,
+        _ => Ending::Suspect,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +12,6 @@ use super::scenario::{Candidates, Handoff, Scenario};
 use super::stage::Stage;
 use crate::app::{App, CardPeers, Locks, Peers, World};
 use crate::config::{Inputs, Settings, load};
-use crate::gpu::Effects;
 use crate::mining::{Budget, SeedSource};
 use crate::net::Endpoint;
 use crate::primitives::{CardId, Uid};
@@ -80,12 +79,11 @@ pub(super) async fn agent(
     let validators = stage.validators.iter().zip(0..).map(|(axon, uid)| (*axon, Some(Uid(uid)))).collect();
     let cards = stage.cards.iter().zip(0..).map(|(card, number)| {
         let workers = Endpoint::of(Stage::workers_of(number));
-        let effects: Arc<dyn Effects> = Arc::new(card.clone());
         CardPeers {
             card: CardId { host: "simulated".into(), uuid: format!("card-{number}") },
             generator: workers.clone(),
             scorer: Some(workers),
-            effects: (stage.scenario.handoff == Handoff::PerTask).then_some(effects),
+            household: (stage.scenario.handoff == Handoff::PerTask).then(|| card.household()),
         }
     });
     let world = World {

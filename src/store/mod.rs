@@ -1,4 +1,5 @@
-//! One SQLite file: tasks, results, submissions, feedback, lanes and the journal of each task.
+//! One SQLite file: tasks, results, submissions, feedback, lanes, the journal of each task and that of
+//! hand-offs.
 //!
 //! Every row carries (source, hotkey), so that one file serves several of either. Results lie beside
 //! the database as `results/ID-N.spz`, written to a temporary name and renamed. Work goes through
@@ -20,6 +21,7 @@
 mod decisions;
 mod error;
 mod feedback;
+mod handoffs;
 mod histogram;
 mod learned;
 mod lock;
@@ -40,6 +42,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use error::StoreError;
 pub use feedback::{FeedbackFilter, FeedbackReader, FeedbackRow, ReadError};
+pub use handoffs::{HandoffRecord, HandoffStep, PastHandoff};
 pub use histogram::Histogram;
 pub use lock::{LockError, ProcessLock, runtime_dir};
 pub use recall::{Acceptance, CalibrationPair, RecentAnswer, RecentDurations, RecentMaking};

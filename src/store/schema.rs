@@ -159,6 +159,33 @@ CREATE TABLE tallies (
     PRIMARY KEY (span, start, source, hotkey)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- Hand-offs of cards; those without an end were interrupted.
+CREATE TABLE handoffs (
+    id            INTEGER PRIMARY KEY,
+    host          TEXT NOT NULL,
+    card          TEXT NOT NULL,
+    begun_at      INTEGER NOT NULL,           -- ns, our clock
+    cause         TEXT NOT NULL,
+    wanted        TEXT NOT NULL,              -- name of a worker
+    evicted       TEXT NOT NULL,              -- names of workers, as a JSON list
+    ended_at      INTEGER,                    -- ns, our clock
+    failure       TEXT                        -- why the wanted one is not ready
+) STRICT;
+CREATE INDEX open_handoffs ON handoffs (id) WHERE ended_at IS NULL;
+CREATE INDEX handoffs_by_end ON handoffs (ended_at);
+
+CREATE TABLE handoff_steps (
+    handoff       INTEGER NOT NULL REFERENCES handoffs (id) ON DELETE CASCADE,
+    number        INTEGER NOT NULL,
+    at            INTEGER NOT NULL,           -- ns, our clock, at its end
+    verb          TEXT NOT NULL,
+    worker        TEXT,
+    took_ms       INTEGER NOT NULL,           -- with its proof
+    failure       TEXT,
+    PRIMARY KEY (handoff, number)
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// Number of the schema from which on there are tallies.

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use super::learned::put_lane;
 use super::{
     Accepted, Answer, Delivery, Durable, FeedbackRecord, KeptResult, LaneKey, LaneRecord, Making, NewTask,
-    OpenTask, Outcome, Settled, Stage, Store, StoreError, TaskRecord, Verdict, blocking, decisions, rollup,
+    OpenTask, Outcome, Settled, Stage, Store, StoreError, TaskRecord, Verdict, blocking, decisions, handoffs,
+    rollup,
 };
 use crate::primitives::{LocalId, Prompt, PromptKind, Score, Seed, TaskId, UnixTime};
 use crate::splat::{MAX_PAYLOAD_BYTES, Spz};
@@ -282,6 +283,7 @@ impl Store {
         let results = self.results_dir();
         self.transaction(Durable::Process, move |tx| {
             decisions::prune(tx, before)?;
+            handoffs::prune(tx, before)?;
             let mut is_wanted = tx.prepare(
                 "SELECT settled_at IS NULL OR settled_at >= ?2
                  FROM results JOIN tasks ON tasks.id = results.task WHERE file = ?1",

@@ -216,7 +216,7 @@ impl Net {
                     card: CardId { host: "here".into(), uuid: "0".into() },
                     generator: Endpoint::of(GENERATOR.parse().unwrap()),
                     scorer: Some(Endpoint::of(SCORER.parse().unwrap())),
-                    effects: None,
+                    household: None,
                 }],
             },
             transports: Transports {

@@ -352,7 +352,7 @@ impl Scene {
                 card: CardId { host: "here".into(), uuid: card.to_string() },
                 generator: Endpoint::of(making),
                 scorer: self.settings.scorer.as_ref().map(|_| Endpoint::of(judging)),
-                effects: None,
+                household: None,
             }
         });
         let cards = cards.collect();

@@ -244,10 +244,7 @@ impl FromStr for MemoryDialect {
 }
 
 fn vllm(rest: Option<&str>) -> Result<MemoryDialect, InvalidDialect> {
-    let (level, tags) = match rest.map(|rest| rest.split_once(':').unwrap_or((rest, ""))) {
-        None => ("1", ""),
-        Some(both) => both,
-    };
+    let (level, tags) = rest.map_or(("1", ""), |rest| rest.split_once(':').unwrap_or((rest, "")));
     let level = match level {
         "1" => SleepLevel::Keep,
         "2" => SleepLevel::Drop,
