@@ -271,25 +271,28 @@ async fn an_open_task_is_asked_for_before_anything_new() {
 /// so that the next start finishes it.
 #[tokio::test(start_paused = true)]
 async fn a_stop_at_any_moment_leaves_nothing_undone() {
-    // Without time to finish, apps dropped and begun again within one process break a cooldown here; the
-    // same with real processes is tests/kill_anywhere.rs, which stays clean.
-    let lines = FINISHES;
-    let plan = Plan { hotkeys: 2, cards: vec![S(25); 2], lines, ..Plan::validators(3) };
-    let scene = Scene::set(plan);
-    for round in 0..25 {
-        scene.mine_for(Duration::from_millis(1_000 + 3_917 * round)).await;
-        scene.assert_settled();
-    }
-    let app = scene.agent().await;
-    let tally = app.tally();
-    let stop = CancellationToken::new();
-    let (finish, ()) = tokio::join!(app.run(Budget::Endless, stop.clone()), async {
-        while tally.lock().unwrap().ended < 12 || scene.open() > 0 {
-            tokio::time::sleep(S(1)).await;
+    for lines in [FINISHES, ""] {
+        let plan = Plan { hotkeys: 2, cards: vec![S(25); 2], lines, ..Plan::validators(3) };
+        let scene = Scene::set(plan);
+        for round in 0..25 {
+            scene.mine_for(Duration::from_millis(1_000 + 3_917 * round)).await;
+            if lines == FINISHES {
+                scene.assert_settled();
+            } else {
+                scene.assert_lawful();
+            }
         }
-        stop.cancel();
-    });
-    finish.unwrap();
-    scene.assert_settled();
-    assert_eq!(scene.count("locked") + scene.count("double_guard"), 0);
+        let app = scene.agent().await;
+        let tally = app.tally();
+        let stop = CancellationToken::new();
+        let (finish, ()) = tokio::join!(app.run(Budget::Endless, stop.clone()), async {
+            while tally.lock().unwrap().ended < 12 || scene.open() > 0 {
+                tokio::time::sleep(S(1)).await;
+            }
+            stop.cancel();
+        });
+        finish.unwrap();
+        scene.assert_settled();
+        assert_eq!(scene.count("locked") + scene.count("double_guard"), 0);
+    }
 }

@@ -27,6 +27,7 @@ use sn17_miner::devnet::ledger::{DevTask, LedgerEvent, ValidatorLedger};
 use sn17_miner::devnet::rules::ValidatorRules;
 use sn17_miner::devnet::scorer::{DevScorer, DevScorerSettings};
 use sn17_miner::devnet::tasks::TaskMaker;
+use sn17_miner::mining;
 use sn17_miner::mining::{Budget, Finish, SeedSource};
 use sn17_miner::net::{Endpoint, Transport};
 use sn17_miner::primitives::{CardId, Hotkey, Prompt, TaskId, Uid, UnixTime};
@@ -244,7 +245,11 @@ impl Scene {
         let data = scratch();
         let file = data.path().join("c.toml");
         std::fs::write(&file, plan.lines).unwrap();
-        let settings = load(&Inputs { file: Some(file), ..Inputs::default() }).unwrap().settings;
+        let mut settings = load(&Inputs { file: Some(file), ..Inputs::default() }).unwrap().settings;
+        // What the agent starts with is true of these validators, as it is of the network it is told of.
+        let rules = plan.validators.first().copied().unwrap_or_default();
+        let ValidatorRules { cooldown, throttle, penalty, lock, .. } = rules;
+        settings.mining = mining::Settings { cooldown, throttle, penalty, lock, ..settings.mining };
         let axons = plan.validators.iter().enumerate().map(|(number, rules)| {
             let seed = 17 + number as u64;
             let settings = DevAxonSettings {
