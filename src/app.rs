@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Identity, LocalApi, Process, StatusSource};
+use crate::api::{Identity, LocalApi, Orders, Process, StatusSource};
 use crate::chain::{ChainClient, ChainHandle, Follower, Jitter, Link};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -144,6 +144,7 @@ pub struct App {
     hotkeys: Vec<Hotkey>,
     /// Those on which workers give way to each other.
     arbiters: Vec<Arbiter>,
+    orders: Orders,
     store: Store,
     /// Given up before the locks, which keep the next agent from its name.
     api: Option<(LocalApi, StatusSource)>,
@@ -346,6 +347,7 @@ impl App {
                 Member { hotkey, sources, subnet }
             })
             .collect();
+        let orders = Orders::new(benches.clone(), world.clock, world.seeds.clone(), Some(store.clone()));
         let setup = Setup {
             members,
             benches,
@@ -361,6 +363,7 @@ impl App {
             chain,
             hotkeys,
             arbiters,
+            orders,
             store,
             api: None,
             grace: settings.grace,
@@ -421,7 +424,7 @@ impl App {
         }
         // Asked until the end, while it stops too.
         let _socket = self.api.take().map(|(api, source)| {
-            let (server, file) = api.into_server(source);
+            let (server, file) = api.into_server(source, self.orders.clone());
             followers.spawn(server);
             file
         });

@@ -6,17 +6,21 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::routing::get;
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use http::StatusCode;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use super::client::is_nobody;
+use super::orders::{Errand, Orders};
 use super::status::{Status, StatusSource};
-use super::{STATUS_PATH, socket_path};
+use super::workers::WorkersStatus;
+use super::{ORDERS_PATH, STATUS_PATH, WORKERS_PATH, socket_path};
 
 /// The agent cannot be asked. It mines all the same.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,9 @@ const HEAD: Duration = Duration::from_secs(2);
 
 /// Connections at once; further ones wait in the socket's queue.
 const CONNECTIONS: usize = 16;
+
+/// Bytes of an order.
+const ERRAND: usize = 4 << 10;
 
 /// After a failed accept, such as one without a free descriptor.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
@@ -112,13 +119,20 @@ impl LocalApi {
     pub fn into_server(
         self,
         source: StatusSource,
+        orders: Orders,
     ) -> (impl Future<Output = ()> + Send + 'static, SocketFile) {
-        (serve(self.listener, source), self.file)
+        (serve(self.listener, source, orders), self.file)
     }
 }
 
-async fn serve(listener: UnixListener, source: StatusSource) {
-    let router = Router::new().route(STATUS_PATH, get(status)).with_state(source);
+async fn serve(listener: UnixListener, source: StatusSource, orders: Orders) {
+    let given = Router::new()
+        .route(WORKERS_PATH, get(workers))
+        .route(ORDERS_PATH, post(give))
+        .route(&format!("{ORDERS_PATH}/{{id}}"), get(order))
+        .layer(DefaultBodyLimit::max(ERRAND))
+        .with_state(orders);
+    let router = Router::new().route(STATUS_PATH, get(status)).with_state(source).merge(given);
     // Dropped with this future, and its connections with it.
     let mut connections = JoinSet::new();
     loop {
@@ -138,7 +152,7 @@ async fn serve(listener: UnixListener, source: StatusSource) {
     }
 }
 
-/// One request, one answer. Requests have no body that is read.
+/// One request, one answer.
 async fn answer(stream: UnixStream, router: Router) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false).max_buf_size(16 << 10);
@@ -152,4 +166,22 @@ async fn answer(stream: UnixStream, router: Router) {
 
 async fn status(State(source): State<StatusSource>) -> Json<Status> {
     Json(source.status().await)
+}
+
+async fn workers(State(orders): State<Orders>) -> Json<WorkersStatus> {
+    Json(orders.workers())
+}
+
+async fn give(State(orders): State<Orders>, Json(errand): Json<Errand>) -> Response {
+    match orders.give(errand) {
+        Ok(id) => (StatusCode::ACCEPTED, Json(id)).into_response(),
+        Err(error) => (StatusCode::CONFLICT, error.to_string()).into_response(),
+    }
+}
+
+async fn order(State(orders): State<Orders>, UrlPath(id): UrlPath<u64>) -> Response {
+    match orders.look(id) {
+        Some(order) => Json(order).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }

@@ -15,6 +15,7 @@ mod status;
 mod stop;
 mod task;
 mod wallet;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -91,6 +92,9 @@ enum Command {
     Feedback(feedback::FeedbackArgs),
     /// Show what came of a stretch of time: results, scores, rewards, and how long each stage took
     Stats(stats::StatsArgs),
+    /// Look at the workers on each card, and have something done to them
+    #[command(subcommand)]
+    Workers(workers::WorkersCommand),
     /// Look at the wallet
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
@@ -118,6 +122,7 @@ pub fn main() -> ExitStatus {
         Some(Command::Doctor(args)) => doctor::run(&layers, &args),
         Some(Command::Feedback(args)) => feedback::run(&layers, &args),
         Some(Command::Stats(args)) => stats::run(&layers, &args),
+        Some(Command::Workers(command)) => workers::run(&layers, command),
         Some(Command::Wallet(command)) => wallet::run(&layers, command),
         Some(Command::Splat(command)) => splat::run(command),
         Some(Command::Config(command)) => config::run(&layers, &command),

@@ -147,6 +147,8 @@ impl LeaseError {
 /// What a person can have done to a card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
+    /// Only to see who is where.
+    Look,
     Load(WorkerId),
     Unload(WorkerId),
     Cleanup(WorkerId),

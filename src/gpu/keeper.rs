@@ -438,7 +438,13 @@ impl Keeper {
         | Order::Cleanup(worker)
         | Order::Start(worker)
         | Order::Stop(worker)
-        | Order::Restart(worker)) = order.clone();
+        | Order::Restart(worker)) = order.clone()
+        else {
+            if self.effects.is_some() {
+                self.look_around().await;
+            }
+            return Ok(());
+        };
         if self.effects.is_none() || !self.book.entries.contains_key(&worker) {
             return Err(LeaseError::NoSuchWorker(worker));
         }
@@ -448,7 +454,7 @@ impl Keeper {
             Order::Stop(_) | Order::Restart(_) => {
                 self.alone(Step::Stop(worker.clone()), Cause::Order).await?;
             }
-            Order::Load(_) | Order::Start(_) => {}
+            Order::Look | Order::Load(_) | Order::Start(_) => {}
         }
         match order {
             Order::Load(_) | Order::Start(_) | Order::Restart(_) => {
@@ -461,7 +467,7 @@ impl Keeper {
                     entry.owed = false;
                 }
             }
-            Order::Cleanup(_) => {}
+            Order::Look | Order::Cleanup(_) => {}
         }
         Ok(())
     }
@@ -506,6 +512,7 @@ impl Keeper {
                 worker: id.clone(),
                 tenant: entry.spec.tenant,
                 residency: entry.spec.residency,
+                abilities: entry.spec.abilities,
                 state: entry.state(),
                 since: entry.since,
                 held: held.get(id).copied().unwrap_or_default(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::reading::Pressure;
-use super::worker::{Residency, Tenant, WorkerId, WorkerState};
+use super::worker::{Abilities, Residency, Tenant, WorkerId, WorkerState};
 use crate::primitives::{CardId, MiB, UnixTime};
 
 /// A card and its workers at one moment.
@@ -39,6 +39,7 @@ pub struct WorkerView {
     pub worker: WorkerId,
     pub tenant: Tenant,
     pub residency: Residency,
+    pub abilities: Abilities,
     pub state: WorkerState,
     /// In that state; our clock.
     pub since: UnixTime,

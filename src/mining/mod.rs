@@ -28,6 +28,7 @@ mod miner;
 mod passing;
 mod posterior;
 mod prices;
+mod rehearsal;
 mod report;
 mod room;
 mod roster;
@@ -49,6 +50,7 @@ pub use meaning::{PullMeaning, ReplyMeaning};
 pub use miner::{Budget, Finish, Member, Miner, MinerError, Setup};
 pub use passing::Passing;
 pub use prices::{Economy, Prices, Unscored};
+pub use rehearsal::{Rehearsal, RehearsalError, rehearse};
 pub use roster::{Prospect, Roster};
 pub use snapshot::{
     CardActivity, CardSnapshot, EconomySnapshot, LaneSnapshot, MemberSnapshot, Snapshot, TaskSnapshot,

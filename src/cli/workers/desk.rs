@@ -1,0 +1,145 @@
+//! Who takes the orders: the agent that runs, or this process itself.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::api::{self, Errand, OrderStatus, Orders, WorkersStatus, ask_order, ask_workers, give_order};
+use crate::app::{Transports, bench, lock_card};
+use crate::cli::run::{kept_data, peers, start_devnet};
+use crate::clock::Clock;
+use crate::config::{Settings, WorkerUrl};
+use crate::devnet::network::Served;
+use crate::gpu::{Arbiter, Order};
+use crate::mining::SeedSource;
+use crate::net::{Connections, Endpoint, Transport};
+use crate::store::ProcessLock;
+use crate::wallet::HotkeyPair;
+
+/// See the [module](self).
+pub enum Desk {
+    Agent { data: PathBuf, clock: Clock },
+    Here(Box<Here>),
+}
+
+/// The cards, held by this process.
+pub struct Here {
+    orders: Orders,
+    arbiters: Vec<Arbiter>,
+    devnet: Option<Served>,
+    _lock: Option<ProcessLock>,
+}
+
+impl Desk {
+    /// `to_act`: a card that this process takes is brought to a known state first; else it is only looked
+    /// at.
+    ///
+    /// # Errors
+    /// When an agent runs and cannot be asked, or another process has the card.
+    pub async fn find(settings: &Settings, clock: Clock, to_act: bool) -> anyhow::Result<Self> {
+        if let Some(data) = kept_data(settings)? {
+            let asked = ask_workers(&data, &clock).await;
+            if asked.with_context(|| format!("ask the agent of {}", data.display()))?.is_some() {
+                return Ok(Self::Agent { data, clock });
+            }
+        }
+        let embedded = settings.generator.url == WorkerUrl::Devnet;
+        let lock = if embedded { None } else { Some(lock_card(settings)?) };
+        let workers_only = Settings {
+            devnet: crate::config::DevnetSettings { base_port: 0, ..settings.devnet.clone() },
+            ..settings.clone()
+        };
+        let devnet = start_devnet(&workers_only, vec![*HotkeyPair::dev("miner").hotkey()], clock).await?;
+        let peers = peers(&workers_only, devnet.as_ref())?;
+        let transports = Transports::over_sockets(settings)?;
+        let benches: Vec<_> =
+            peers.cards.iter().map(|card| bench(settings, clock, card, &transports)).collect();
+        let arbiters: Vec<_> = benches.iter().map(|bench| bench.arbiter.clone()).collect();
+        for arbiter in &arbiters {
+            if !to_act {
+                arbiter.order(Order::Look).await.context("look at the card")?;
+                continue;
+            }
+            let recovery = arbiter.recover(Vec::new()).await.context("look at the card")?;
+            for (worker, why) in recovery.missing {
+                eprintln!("warning: {worker} is not where it belongs: {why}");
+            }
+        }
+        let orders = Orders::new(benches, clock, SeedSource::from_os(), None);
+        Ok(Self::Here(Box::new(Here { orders, arbiters, devnet, _lock: lock })))
+    }
+
+    /// Whether it is this process that holds the cards.
+    pub fn is_here(&self) -> bool {
+        matches!(self, Self::Here(_))
+    }
+
+    pub async fn workers(&self) -> anyhow::Result<WorkersStatus> {
+        match self {
+            Self::Agent { data, clock } => ask_workers(data, clock).await?.context("the agent has ended"),
+            Self::Here(here) => Ok(here.orders.workers()),
+        }
+    }
+
+    pub async fn give(&self, errand: &Errand) -> anyhow::Result<u64> {
+        match self {
+            Self::Agent { data, clock } => {
+                give_order(data, clock, errand).await?.context("the agent has ended")
+            }
+            Self::Here(here) => Ok(here.orders.give(errand.clone())?),
+        }
+    }
+
+    /// How far an order is; `None` if nobody knows it.
+    pub async fn order(&self, id: u64) -> Result<Option<OrderStatus>, api::AskError> {
+        match self {
+            Self::Agent { data, clock } => ask_order(data, clock, id).await,
+            Self::Here(here) => Ok(here.orders.look(id)),
+        }
+    }
+
+    /// Gives the cards up: whoever left for another is brought back first.
+    pub async fn leave(&self) {
+        let Self::Here(here) = self else { return };
+        for arbiter in &here.arbiters {
+            arbiter.close().await;
+        }
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        // Its servers end with it.
+        self.devnet.take();
+    }
+}
+
+/// A worker and where it is; no address: it is embedded.
+pub struct Place {
+    pub name: String,
+    pub role: &'static str,
+    pub endpoint: Option<Endpoint>,
+}
+
+/// The workers of the configuration.
+pub fn endpoints(settings: &Settings) -> Vec<Place> {
+    let generator = (&settings.generator.name, "generator", &settings.generator.url);
+    let scorer = settings.scorer.as_ref().map(|scorer| (&scorer.name, "scorer", &scorer.url));
+    let place = |(name, role, url): (&String, &'static str, &WorkerUrl)| Place {
+        name: name.clone(),
+        role,
+        endpoint: match url {
+            WorkerUrl::At(endpoint) => Some(endpoint.clone()),
+            WorkerUrl::Devnet => None,
+        },
+    };
+    std::iter::once(generator).chain(scorer).map(place).collect()
+}
+
+/// How workers are asked.
+///
+/// # Errors
+/// When the HTTP client cannot be built.
+pub fn transport(settings: &Settings) -> anyhow::Result<Transport> {
+    Ok(Transport::http(settings.generator.connect_timeout, Connections::Fresh)?)
+}
