@@ -1,0 +1,150 @@
+//! `workers` of the real binary, beside a running agent and without one, and the orders it gives through
+//! the agent's socket.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+use sn17_miner::api::{WorkersStatus, socket_path};
+use support::program::Program;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary with nothing of this user's around it; its data directory is `dir/data`.
+fn miner(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sn17-miner"));
+    command
+        .args(args)
+        .arg("--set")
+        .arg(format!("paths.data={}", dir.join("data").display()))
+        .current_dir(dir)
+        .env_clear()
+        .env("HOME", dir)
+        .env("XDG_RUNTIME_DIR", dir);
+    command
+}
+
+fn workers(dir: &Path, args: &[&str]) -> Output {
+    let mut all = vec!["workers"];
+    all.extend(args);
+    miner(dir, &all).output().unwrap()
+}
+
+fn agent(dir: &Path) -> Program {
+    let mut agent = Program::start("run", &mut miner(dir, &["run"]), dir);
+    agent.line(PATIENCE, |line| line.contains("Feedback from")).expect("the agent mines");
+    agent
+}
+
+#[track_caller]
+fn json(output: &Output, code: i32) -> Value {
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn said(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[track_caller]
+fn assert_embedded_workers(status: &Value) {
+    let read: WorkersStatus = serde_json::from_value(status.clone()).unwrap();
+    let names: Vec<_> = read.cards[0].workers.iter().map(|worker| worker.worker.as_str()).collect();
+    assert_eq!(names, ["main", "judge"]);
+    assert!(read.cards[0].workers.iter().all(|worker| worker.state == "unmanaged"));
+    assert!(read.cards[0].memory.is_none());
+}
+
+#[test]
+fn a_running_agent_shows_its_workers_and_tests_the_hand_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = agent(dir.path());
+    assert_embedded_workers(&json(&workers(dir.path(), &["ps", "--json"]), 0));
+    let test = json(&workers(dir.path(), &["handoff-test", "-n", "2", "--json"]), 0);
+    assert_eq!(test["state"]["state"], "done");
+    let rounds = test["rounds"].as_array().unwrap();
+    assert_eq!(rounds.len(), 2);
+    for round in rounds {
+        assert!(round["score"].as_f64().unwrap() > 0.6 && round["generate_s"].as_f64().unwrap() > 0.0);
+        assert_eq!(round["swapped"], false);
+    }
+    // It was the agent that did it: its log tells of the generations.
+    running.terminate();
+    let ended = running.finish(PATIENCE);
+    assert_eq!(ended.status.code(), Some(0));
+    let made = |line: &&String| line.contains("Acquired generation lock");
+    let booked = |line: &&String| line.contains("Feedback from");
+    assert!(ended.lines.iter().filter(made).count() >= ended.lines.iter().filter(booked).count() + 2);
+}
+
+#[test]
+fn without_an_agent_the_card_is_taken_for_as_long_as_it_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_embedded_workers(&json(&workers(dir.path(), &["report", "--json"]), 0));
+    let test = workers(dir.path(), &["handoff-test"]);
+    assert_eq!(test.status.code(), Some(0), "{}", said(&test.stderr));
+    let table = said(&test.stdout);
+    assert!(table.contains("nothing had to be moved") && table.contains("passed: 1 rounds of 1"), "{table}");
+    let health = json(&workers(dir.path(), &["health", "--json"]), 0);
+    assert_eq!((health[0]["worker"].as_str(), health[1]["available"].as_bool()), (Some("main"), Some(true)));
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = agent(dir.path());
+    for args in [["unload", "flux"], ["restart", "judge"]] {
+        let output = workers(dir.path(), &args);
+        assert_eq!(output.status.code(), Some(1));
+        let said = said(&output.stderr);
+        assert!(said.contains(&format!("no worker {} here", args[1])), "{said}");
+    }
+    assert_eq!(workers(dir.path(), &["handoff-test", "-n", "0"]).status.code(), Some(2));
+    assert_eq!(workers(dir.path(), &["health", "flux"]).status.code(), Some(1));
+    drop(running);
+}
+
+/// One request as it stands, and the status of the answer.
+fn ask(dir: &Path, request: &str) -> String {
+    let mut stream = UnixStream::connect(socket_path(&dir.join("data"))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _cut_off = stream.read_to_end(&mut answer);
+    said(&answer).lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn orders_that_make_no_sense_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = agent(dir.path());
+    let post = |body: &str| {
+        let length = body.len();
+        ask(
+            dir.path(),
+            &format!(
+                "POST /v1/orders HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            ),
+        )
+    };
+    for (body, status) in [
+        ("{", "400"),
+        (r#"{"what":"explode"}"#, "422"),
+        (r#"{"what":"unload","worker":"judge","force":true}"#, "422"),
+        (r#"{"what":"handoff-test","rounds":0}"#, "409"),
+        (r#"{"what":"handoff-test","rounds":4000000000}"#, "409"),
+        (r#"{"what":"handoff-test","rounds":-1}"#, "422"),
+        (&format!(r#"{{"what":"unload","worker":"{}"}}"#, "x".repeat(8_000)), "413"),
+    ] {
+        let answer = post(body);
+        assert!(answer.contains(status), "{answer} to {}", &body[..body.len().min(60)]);
+    }
+    let unknown = ask(dir.path(), "GET /v1/orders/77 HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert!(unknown.contains("404"), "{unknown}");
+    assert_embedded_workers(&json(&workers(dir.path(), &["ps", "--json"]), 0));
+    drop(running);
+}
