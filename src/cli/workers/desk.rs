@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use crate::api::{self, Errand, OrderStatus, Orders, WorkersStatus, ask_order, ask_workers, give_order};
-use crate::app::{Transports, bench, lock_card};
+use crate::app::{Transports, bench, lock_cards};
 use crate::cli::run::{kept_data, peers, start_devnet};
 use crate::clock::Clock;
-use crate::config::{Settings, WorkerUrl};
+use crate::config::{Settings, WorkerSettings, WorkerUrl};
 use crate::devnet::network::Served;
 use crate::gpu::{Arbiter, Order};
 use crate::mining::SeedSource;
@@ -27,7 +27,7 @@ pub struct Here {
     orders: Orders,
     arbiters: Vec<Arbiter>,
     devnet: Option<Served>,
-    _lock: Option<ProcessLock>,
+    _locks: Vec<ProcessLock>,
 }
 
 impl Desk {
@@ -44,7 +44,7 @@ impl Desk {
             }
         }
         let embedded = settings.generator.url == WorkerUrl::Devnet;
-        let lock = if embedded { None } else { Some(lock_card(settings)?) };
+        let locks = if embedded { Vec::new() } else { lock_cards(settings)? };
         let workers_only = Settings {
             devnet: crate::config::DevnetSettings { base_port: 0, ..settings.devnet.clone() },
             ..settings.clone()
@@ -66,7 +66,7 @@ impl Desk {
             }
         }
         let orders = Orders::new(benches, clock, SeedSource::from_os(), None);
-        Ok(Self::Here(Box::new(Here { orders, arbiters, devnet, _lock: lock })))
+        Ok(Self::Here(Box::new(Here { orders, arbiters, devnet, _locks: locks })))
     }
 
     /// Whether it is this process that holds the cards.
@@ -117,23 +117,18 @@ impl Drop for Here {
 /// A worker and where it is; no address: it is embedded.
 pub struct Place {
     pub name: String,
-    pub role: &'static str,
+    pub role: String,
     pub endpoint: Option<Endpoint>,
 }
 
 /// The workers of the configuration.
 pub fn endpoints(settings: &Settings) -> Vec<Place> {
-    let generator = (&settings.generator.name, "generator", &settings.generator.url);
-    let scorer = settings.scorer.as_ref().map(|scorer| (&scorer.name, "scorer", &scorer.url));
-    let place = |(name, role, url): (&String, &'static str, &WorkerUrl)| Place {
-        name: name.clone(),
-        role,
-        endpoint: match url {
-            WorkerUrl::At(endpoint) => Some(endpoint.clone()),
-            WorkerUrl::Devnet => None,
-        },
+    let place = |worker: &WorkerSettings| Place {
+        name: worker.name.clone(),
+        role: worker.role.to_string(),
+        endpoint: worker.endpoint().cloned(),
     };
-    std::iter::once(generator).chain(scorer).map(place).collect()
+    settings.workers().map(place).collect()
 }
 
 /// How workers are asked.

@@ -135,7 +135,7 @@ fn test(out: &mut dyn Write, order: &OrderStatus, wanted: u32) -> io::Result<()>
 #[derive(Debug, Serialize)]
 pub struct HealthLine {
     worker: String,
-    role: &'static str,
+    role: String,
     url: Option<String>,
     /// What answers there.
     server: Option<String>,
@@ -153,7 +153,7 @@ impl HealthLine {
         let health = health.unwrap_or_default();
         Self {
             worker: place.name.clone(),
-            role: place.role,
+            role: place.role.clone(),
             url: place.endpoint.as_ref().map(ToString::to_string),
             server: detection.map(ToString::to_string),
             // The embedded one is part of the agent.
