@@ -63,6 +63,7 @@ impl Keeper {
         at_work: Option<&AtWork<'_>>,
     ) -> Result<(), HandoffError> {
         self.book.forget_tries();
+        self.shown_at = None;
         let mut deal = None;
         let mut whys = Vec::new();
         let result = self.rounds(want, cause, at_work, &mut deal, &mut whys).await;
@@ -85,6 +86,7 @@ impl Keeper {
             };
             self.noted(written);
         }
+        self.next_step_begins();
         result
     }
 
@@ -120,7 +122,7 @@ impl Keeper {
                 at_work,
                 forecast: self.forecast(),
             };
-            let (standings, budget) = self.book.situation(&scene);
+            let (standings, budget) = self.book.situation(&scene, &want.worker);
             let planned = plan(&standings, want, &budget, urgency);
             self.last_plan = Some(match &planned {
                 Ok(plan) if plan.is_nothing() => format!("nothing to move: {}", plan.before),

@@ -4,6 +4,7 @@
 //! order to stop, and deals with what came. Hand-offs are made one at a time and to their end; who
 //! asks meanwhile waits in the inbox. A request that nobody waits for any more is passed over.
 
+mod eye;
 mod idle;
 
 use std::collections::VecDeque;
@@ -14,11 +15,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::eye::Eye;
 use super::arbiter::{Ending, Lease, LeaseError, Order, Recovery, Request, Said, Shared};
 use super::book::{Book, Entry, Scene};
 use super::effects::{Cause, Effects, HandoffLog, NoLog, OpenHandoff};
 use super::household::{Household, Settings};
-use super::pace::{Act, Mean};
+use super::pace::{Act, Lags, Mean};
 use super::plan::{Budget, Plan, Reach, Step, Urgency, Wanted, plan};
 use super::policy::{Forecast, Mode, Turn, pick};
 use super::reading::{Pressure, Reading};
@@ -74,6 +76,7 @@ struct Hold {
     deadline: Duration,
     /// When the deadline is over; `None` if that changes nothing, as nobody can tell what the card does.
     ends: Option<Instant>,
+    eye: Option<Eye>,
 }
 
 /// See the [module](self).
@@ -92,6 +95,9 @@ pub(super) struct Keeper {
     pub(super) is_lost: bool,
     pub(super) last_plan: Option<String>,
     pub(super) swaps: u64,
+    /// When the card showed the end of the last step, until the next one begins.
+    pub(super) shown_at: Option<Instant>,
+    pub(super) lags: Lags,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Waiter>,
     forecast: watch::Receiver<Option<(Instant, Forecast)>>,
@@ -107,6 +113,14 @@ pub(super) struct Keeper {
     no_way_before: Option<Instant>,
     generation: Mean,
     scoring: Mean,
+}
+
+/// What a keeper hears from outside.
+#[derive(Debug)]
+pub(super) struct Ears {
+    pub(super) inbox: mpsc::Receiver<Waiter>,
+    pub(super) forecast: watch::Receiver<Option<(Instant, Forecast)>>,
+    pub(super) stop: CancellationToken,
 }
 
 /// What ends a wait.
@@ -125,12 +139,9 @@ impl Keeper {
         settings: Settings,
         household: Option<Household>,
         shared: Arc<Shared>,
-        (inbox, forecast, stop): (
-            mpsc::Receiver<Waiter>,
-            watch::Receiver<Option<(Instant, Forecast)>>,
-            CancellationToken,
-        ),
+        ears: Ears,
     ) -> Self {
+        let Ears { inbox, forecast, stop } = ears;
         let now = clock.moment();
         let (workers, effects, log): (_, _, Arc<dyn HandoffLog>) = match household {
             Some(Household { workers, effects, log, .. }) => (workers, Some(effects), log),
@@ -149,6 +160,8 @@ impl Keeper {
             is_lost: false,
             last_plan: None,
             swaps: 0,
+            shown_at: None,
+            lags: Lags::default(),
             shared,
             inbox,
             forecast,
@@ -194,6 +207,7 @@ impl Keeper {
         let timer = [
             self.look_at,
             self.hold.as_ref().and_then(|hold| hold.ends),
+            self.hold.as_ref().and_then(|hold| hold.eye.as_ref()).map(|eye| eye.look_at),
             self.vigil.as_ref().map(Vigil::look_at),
         ];
         let timer = timer.into_iter().flatten().min();
@@ -299,7 +313,7 @@ impl Keeper {
             at_work: None,
             forecast: self.forecast(),
         };
-        let (standings, mut budget) = self.book.situation(&scene);
+        let (standings, mut budget) = self.book.situation(&scene, &want.worker);
         budget.limit = self.book.limit(self.reading.as_ref());
         plan(&standings, want, &budget, Urgency::Usual).ok()
     }
@@ -330,7 +344,8 @@ impl Keeper {
         let (lease, line) = Lease::grant(tenant, found.clone(), [asked, picked, granted]);
         let deadline = deadline.unwrap_or(self.settings.deadline);
         let ends = granted.checked_add(deadline).filter(|_| self.effects.is_some() && found.is_some());
-        self.hold = Some(Hold { tenant, worker: found, line, granted, since, deadline, ends });
+        let eye = found.as_ref().and_then(|id| self.open_eye(id, tenant, granted));
+        self.hold = Some(Hold { tenant, worker: found, line, granted, since, deadline, ends, eye });
         // If nobody takes it, it says so.
         drop(reply.send(Ok(lease)));
     }
@@ -365,7 +380,7 @@ impl Keeper {
             // Too late: it is watched already, unless nothing can be seen.
             if let Some(vigil) = &mut self.vigil {
                 vigil.line = None;
-                if ending == Ending::Done || self.reading.is_none() {
+                if ending == Ending::Done {
                     self.end_vigil();
                 }
             }
@@ -384,24 +399,28 @@ impl Keeper {
         let Some(worker) = worker.filter(|_| self.effects.is_some()) else { return };
         self.book.rests(&worker, now.1);
         match ending {
-            Ending::Done => {}
+            Ending::Done => self.book.answered(&worker, false),
             Ending::Unsure => {
                 let until = ends.unwrap_or(now.1);
-                let usual = granted + USUAL_TWICE * self.usually(tenant);
-                self.vigil = Some(Vigil::keep(worker.clone(), (usual.min(until), until), now.1, None));
+                let usual = self.usual_end(tenant, granted);
+                self.vigil = Some(Vigil::keep(worker.clone(), (usual, until), now.1, None));
             }
-            Ending::Suspect => self.book.doubt(&worker, now),
+            Ending::Suspect => {
+                self.book.answered(&worker, true);
+                self.book.doubt(&worker, now);
+            }
         }
         self.book.doubt_others_of(&worker, now);
     }
 
-    fn usually(&self, tenant: Tenant) -> Duration {
+    /// When work that was begun then has ended, as far as can be told without hearing of it.
+    fn usual_end(&self, tenant: Tenant, granted: Instant) -> Instant {
         let measured = match tenant {
             Tenant::Generator => self.generation,
             Tenant::Scorer => self.scoring,
             Tenant::Enhancer => Mean::default(),
         };
-        measured.get().unwrap_or(USUAL_WORK)
+        granted + USUAL_TWICE * measured.get().unwrap_or(USUAL_WORK)
     }
 
     /// Shares what turns take.
@@ -550,6 +569,7 @@ impl Keeper {
             waiting: self.queue.len(),
             last_plan: self.last_plan.clone(),
             swaps: self.swaps,
+            lags: self.lags.view(),
         };
         self.shared.view.send_replace(view);
     }

@@ -26,8 +26,12 @@ struct Rig {
 
 impl Rig {
     fn of(workers: Vec<WorkerSpec>, sees: Sees, settings: Settings) -> Self {
+        Self::noting(FakeLog::default(), workers, sees, settings)
+    }
+
+    fn noting(log: FakeLog, workers: Vec<WorkerSpec>, sees: Sees, settings: Settings) -> Self {
         let clock = Clock::starting_at(UnixTime::from_secs(1_763_600_000));
-        let (fake, log) = (FakeCard::new(&workers, sees), FakeLog::default());
+        let fake = FakeCard::new(&workers, sees);
         let household =
             Household { settings, workers, effects: Arc::new(fake.clone()), log: Arc::new(log.clone()) };
         Self { arbiter: Arbiter::of(card(), clock, household), card: fake, log }
@@ -623,6 +627,50 @@ async fn proofs_cost_milliseconds() {
     rig.card.will("load", SCORER, &[Fault::Slow(MS(400))]);
     let handoff = rig.score().await;
     assert!(handoff <= MS(2_500 + 400 + 200 + 4), "{handoff:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_between_the_steps_is_measured() {
+    let rig = Rig::noting(FakeLog::slow(MS(7)), reference(), Sees::Card, Settings::default());
+    rig.generate().await;
+    rig.score().await;
+    sleep(MS(1)).await;
+    // Out and the end of that; in, its canary, and the end of that.
+    let lags = rig.arbiter.watch().borrow().lags;
+    assert_eq!((lags.count, lags.p50, lags.most), (3, MS(7), MS(7)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_has_risen_and_fallen_lets_the_scorer_back_in() {
+    let mut workers = reference();
+    let id = WorkerId::new(GENERATOR);
+    let row = |stage: &str, peak| Row {
+        worker: id.clone(),
+        stage: Stage::new(stage),
+        resident: MiB(400),
+        peak: MiB(peak),
+    };
+    workers[0].rows = vec![row("image", 10_000), row("shape", PEAK), row("splat", 6_000)];
+    let rig = Rig::of(workers, Sees::Processes, Settings::default());
+    // Twice as long in the first stage as usual: there is room all the time, but not for long.
+    for (image, shape, splat) in [(6, 20, 4), (40, 20, 4), (6, 20, 4)] {
+        let lease = rig.lease(Tenant::Generator).await;
+        for (time, peak) in [(image, 10_000), (shape, PEAK), (splat, 6_000)] {
+            assert!(rig.card.work(GENERATOR, peak, S(time)).await);
+        }
+        lease.end(Ending::Done);
+        rig.score().await;
+        sleep(S(1)).await;
+    }
+    assert_eq!(rig.card.forbidden(), Forbidden::default());
+    // The first time nothing was known of the usual time.
+    let lease = rig.lease(Tenant::Generator).await;
+    for (time, peak) in [(6, 10_000), (20, PEAK), (4, 6_000)] {
+        assert!(rig.card.work(GENERATOR, peak, S(time)).await);
+    }
+    assert!(rig.card.is_loaded(SCORER));
+    lease.end(Ending::Done);
+    assert_eq!(ms(rig.score()).await, 0);
 }
 
 #[tokio::test(start_paused = true)]
