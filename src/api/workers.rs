@@ -152,7 +152,7 @@ impl From<&CardView> for CardStatus {
             }),
             waiting: view.waiting,
             last_plan: view.last_plan.clone(),
-            next: None,
+            next: view.next.as_ref().map(|next| NextStatus { at: next.at, what: next.what.clone() }),
             swaps: view.swaps,
             workers: view
                 .workers

@@ -24,7 +24,7 @@ use super::pace::{Act, Lags, Mean};
 use super::plan::{Budget, Plan, Reach, Step, Urgency, Wanted, plan};
 use super::policy::{Forecast, Mode, Turn, pick};
 use super::reading::{Pressure, Reading};
-use super::view::{CardView, LeaseView, MemoryView, WorkerView};
+use super::view::{CardView, LeaseView, MemoryView, NextView, WorkerView};
 use super::vigil::Vigil;
 use super::worker::{Stage, Tenant, WorkerId, WorkerState};
 use crate::clock::Clock;
@@ -94,6 +94,8 @@ pub(super) struct Keeper {
     pub(super) looked_at: Instant,
     pub(super) is_lost: bool,
     pub(super) last_plan: Option<String>,
+    /// What is done if nobody asks, and when.
+    pub(super) next: Option<(Instant, String)>,
     pub(super) swaps: u64,
     /// When the card showed the end of the last step, until the next one begins.
     pub(super) shown_at: Option<Instant>,
@@ -159,6 +161,7 @@ impl Keeper {
             looked_at: now.instant,
             is_lost: false,
             last_plan: None,
+            next: None,
             swaps: 0,
             shown_at: None,
             lags: Lags::default(),
@@ -191,6 +194,7 @@ impl Keeper {
             }
             self.serve().await;
             self.look_at = None;
+            self.next = None;
             if self.is_idle() {
                 self.pass_time().await;
             }
@@ -538,6 +542,7 @@ impl Keeper {
                 resident: amounts.resident,
                 peak: amounts.peak,
                 is_owed: entry.owed,
+                starts: self.effects.is_some() && entry.spec.abilities.process,
             }
         };
         let memory = self.reading.as_ref().map(|reading| {
@@ -568,6 +573,10 @@ impl Keeper {
             }),
             waiting: self.queue.len(),
             last_plan: self.last_plan.clone(),
+            next: self.next.as_ref().map(|(at, what)| {
+                let (wall, now) = self.now();
+                NextView { at: wall + at.saturating_duration_since(now), what: what.clone() }
+            }),
             swaps: self.swaps,
             lags: self.lags.view(),
         };

@@ -21,6 +21,8 @@ pub struct CardView {
     pub waiting: usize,
     /// Why the last hand-off was skipped, made or refused.
     pub last_plan: Option<String>,
+    /// What is done if nobody asks.
+    pub next: Option<NextView>,
     /// Hand-offs that moved somebody.
     pub swaps: u64,
     pub lags: LagView,
@@ -37,6 +39,14 @@ pub struct LagView {
     pub p50: Duration,
     pub p99: Duration,
     pub most: Duration,
+}
+
+/// What a card's keeper means to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextView {
+    /// Our clock.
+    pub at: UnixTime,
+    pub what: String,
 }
 
 /// The memory of a card.
@@ -63,6 +73,8 @@ pub struct WorkerView {
     pub peak: MiB,
     /// It left for another and is to come back.
     pub is_owed: bool,
+    /// Its process can be started, so it comes when it is wanted.
+    pub starts: bool,
 }
 
 /// Who has the card.
@@ -86,6 +98,7 @@ impl CardView {
             lease: None,
             waiting: 0,
             last_plan: None,
+            next: None,
             swaps: 0,
             lags: LagView::default(),
         }

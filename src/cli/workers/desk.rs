@@ -1,16 +1,17 @@
 //! Who takes the orders: the agent that runs, or this process itself.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 
 use crate::api::{self, Errand, OrderStatus, Orders, WorkersStatus, ask_order, ask_workers, give_order};
-use crate::app::{Transports, bench, lock_cards};
+use crate::app::{Surroundings, Transports, Workshop, lock_cards};
 use crate::cli::run::{kept_data, peers, start_devnet};
 use crate::clock::Clock;
 use crate::config::{Settings, WorkerSettings, WorkerUrl};
 use crate::devnet::network::Served;
-use crate::gpu::{Arbiter, Order};
+use crate::gpu::{NoLog, Order};
 use crate::mining::SeedSource;
 use crate::net::{Connections, Endpoint, Transport};
 use crate::store::ProcessLock;
@@ -25,8 +26,9 @@ pub enum Desk {
 /// The cards, held by this process.
 pub struct Here {
     orders: Orders,
-    arbiters: Vec<Arbiter>,
+    workshop: Workshop,
     devnet: Option<Served>,
+    _folder: tempfile::TempDir,
     _locks: Vec<ProcessLock>,
 }
 
@@ -52,10 +54,19 @@ impl Desk {
         let devnet = start_devnet(&workers_only, vec![*HotkeyPair::dev("miner").hotkey()], clock).await?;
         let peers = peers(&workers_only, devnet.as_ref())?;
         let transports = Transports::over_sockets(settings)?;
-        let benches: Vec<_> =
-            peers.cards.iter().map(|card| bench(settings, clock, card, &transports)).collect();
-        let arbiters: Vec<_> = benches.iter().map(|bench| bench.arbiter.clone()).collect();
-        for arbiter in &arbiters {
+        let temporary = tempfile::tempdir().context("make a temporary directory")?;
+        let kept = kept_data(settings)?;
+        let around = Surroundings {
+            settings,
+            transports: &transports,
+            clock,
+            store: None,
+            journal: Arc::new(NoLog),
+            folder: kept.as_deref().unwrap_or(temporary.path()),
+        };
+        let mut workshop = Workshop::open(peers.cards, &around).await?;
+        let benches = std::mem::take(&mut workshop.benches);
+        for arbiter in workshop.arbiters() {
             if !to_act {
                 arbiter.order(Order::Look).await.context("look at the card")?;
                 continue;
@@ -66,7 +77,7 @@ impl Desk {
             }
         }
         let orders = Orders::new(benches, clock, SeedSource::from_os(), None);
-        Ok(Self::Here(Box::new(Here { orders, arbiters, devnet, _locks: locks })))
+        Ok(Self::Here(Box::new(Here { orders, workshop, devnet, _folder: temporary, _locks: locks })))
     }
 
     /// Whether it is this process that holds the cards.
@@ -101,9 +112,7 @@ impl Desk {
     /// Gives the cards up: whoever left for another is brought back first.
     pub async fn leave(&self) {
         let Self::Here(here) = self else { return };
-        for arbiter in &here.arbiters {
-            arbiter.close().await;
-        }
+        here.workshop.close().await;
     }
 }
 

@@ -102,6 +102,11 @@ impl Keeper {
             making_way: way,
             bringing_back: owed.as_ref().map(|worker| self.book.coming(worker)),
         };
+        let what = match (&owed, &generator) {
+            (Some(worker), _) => format!("bring {worker} back"),
+            (None, Some(generator)) => format!("make way for {generator}"),
+            (None, None) => String::new(),
+        };
         match (pastime(&leisure), generator, owed) {
             (Pastime::MakeWay, Some(generator), _) => {
                 let want = self.book.want(&generator, None);
@@ -116,6 +121,7 @@ impl Keeper {
                 self.look_at = Some(self.clock.instant());
             }
             (Pastime::Wait(at), ..) => {
+                self.next = at.map(|at| (at, what));
                 let retry = self.book.next_retry(now);
                 // Where nothing measures the card there is nothing to see.
                 let look = self.reading.is_some().then(|| self.looked_at + LOOK_EVERY);
