@@ -20,6 +20,11 @@ const MOST_RETRIES: u32 = 16;
 /// More lanes or cards than anybody has.
 const MOST: f64 = 1e6;
 
+/// What an empty answer costs in duels, in accepted results. A duel that would be won every other time is
+/// lost, and ten points less of all duels won are 6 % less reward (rules.md R7): 0.3 of a result if all
+/// tasks ended accepted, half of that because they do not.
+const DUEL: f64 = 0.15;
+
 /// No task holds its lane for less, in seconds.
 const LEAST_PERIOD: f64 = 1e-3;
 
@@ -187,15 +192,17 @@ impl Prices {
     /// worth it while `waiting` tasks and lanes that are due wait for a card.
     ///
     /// The rule is p' > b'·(λ_v + λ_g), with two amendments for what the programme does not know
-    /// (both measured against the capacity model of rules.md R9, with equal and with falling rates):
+    /// (measured against the capacity model of rules.md R9, with equal and with falling rates):
     /// - A tie counts as worth it. If every candidate passes alike, all numbers of retries are equally
     ///   good by the card's price, but none at all leaves the card idle just below K*: up to 27 % lost.
+    /// - A task that ends empty loses its duel, if it is one, and with it reward for all that is accepted
+    ///   ([`DUEL`]).
     /// - While lanes wait, a second delays each of them, and about as many again that come due before
     ///   the queue is gone; but no second is worth more than a card that never rests makes of it. It
     ///   saves up to 10 % just below K* when retries pass rarely.
     pub fn is_worth_another(&self, pass: f64, card_time: Duration, waiting: u32) -> bool {
         const TIE: f64 = 0.95;
-        pass * self.worth > TIE * seconds(card_time) * self.second(waiting)
+        pass * (self.worth + DUEL) > TIE * seconds(card_time) * self.second(waiting)
     }
 
     /// Whether a finished candidate goes out unscored while so many tasks and due lanes wait for a card.
