@@ -113,6 +113,8 @@ pub(super) struct Keeper {
     no_way_before: Option<Instant>,
     generation: Mean,
     scoring: Mean,
+    /// When the generator was granted the card last.
+    generated_at: Option<Instant>,
 }
 
 /// What a keeper hears from outside.
@@ -174,6 +176,7 @@ impl Keeper {
             no_way_before: None,
             generation: Mean::default(),
             scoring: Mean::default(),
+            generated_at: None,
         }
     }
 
@@ -253,7 +256,12 @@ impl Keeper {
     }
 
     pub(super) fn forecast(&self) -> Option<(Instant, Forecast)> {
-        *self.forecast.borrow()
+        let (at, mut forecast) = (*self.forecast.borrow())?;
+        let begun = |since: Instant| self.generated_at.is_some_and(|at| at >= since);
+        if forecast.making_since.is_some_and(|since| !begun(since)) {
+            forecast.queued_generations = forecast.queued_generations.saturating_add(1);
+        }
+        Some((at, forecast))
     }
 
     /// Serves whoever is to be served while the card is free.
@@ -344,6 +352,9 @@ impl Keeper {
         let (lease, line) = Lease::grant(tenant, found.clone(), [asked, picked, granted]);
         let deadline = deadline.unwrap_or(self.settings.deadline);
         let ends = granted.checked_add(deadline).filter(|_| self.effects.is_some() && found.is_some());
+        if tenant == Tenant::Generator {
+            self.generated_at = Some(granted);
+        }
         let eye = found.as_ref().and_then(|id| self.open_eye(id, tenant, granted));
         self.hold = Some(Hold { tenant, worker: found, line, granted, since, deadline, ends, eye });
         // If nobody takes it, it says so.

@@ -39,8 +39,11 @@ pub struct Forecast {
     pub next_generation_in: Option<Duration>,
     /// Tasks that only wait for the generator.
     pub queued_generations: u32,
-    /// Results that only wait for the scorer.
+    /// Results that only wait for the scorer; with `making_since`, once that generation has ended.
     pub queued_scorings: u32,
+    /// Since when a task is in the hands of whoever asks for the card next to generate. It counts as
+    /// waiting for the generator until that lease is granted.
+    pub making_since: Option<Instant>,
     /// What a second of the card is worth, in any unit; 0 unless cards are the limit.
     pub card_price: f64,
     /// What a second of a lane is worth, in the same unit.

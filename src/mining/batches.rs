@@ -117,9 +117,10 @@ impl Miner {
         let (makeable, gathered) = (self.makeable(card), self.gathered(card));
         let scored = self.tools.benches[card.0].scorer.is_some();
         let now = self.tools.clock.instant();
-        let mut due = due;
+        let (mut due, mut making_since) = (due, None);
         let (queued_generations, queued_scorings) = match self.cards[card.0].state {
-            CardState::Busy { turn: Turn::Making, .. } => {
+            CardState::Busy { turn: Turn::Making, since } => {
+                making_since = Some(since);
                 if gathered + 1 < self.batch(card) && self.has_next(card) {
                     (makeable.max(1), 0)
                 } else {
@@ -141,6 +142,7 @@ impl Miner {
             next_generation_in: None,
             queued_generations,
             queued_scorings,
+            making_since,
             card_price: prices.card,
             lane_price: prices.lane,
             lanes: lanes / cards,
