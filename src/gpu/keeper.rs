@@ -7,7 +7,7 @@
 mod eye;
 mod idle;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -113,8 +113,8 @@ pub(super) struct Keeper {
     no_way_before: Option<Instant>,
     generation: Mean,
     scoring: Mean,
-    /// When the generator was granted the card last.
-    generated_at: Option<Instant>,
+    /// When each kind was granted the card last.
+    granted_at: HashMap<Tenant, Instant>,
 }
 
 /// What a keeper hears from outside.
@@ -176,7 +176,7 @@ impl Keeper {
             no_way_before: None,
             generation: Mean::default(),
             scoring: Mean::default(),
-            generated_at: None,
+            granted_at: HashMap::new(),
         }
     }
 
@@ -194,7 +194,8 @@ impl Keeper {
             }
             self.serve().await;
             self.look_at = None;
-            if self.is_idle() {
+            // Whoever asked during a hand-off is served first.
+            if self.is_idle() && self.inbox.is_empty() {
                 self.pass_time().await;
             }
             self.show();
@@ -257,9 +258,17 @@ impl Keeper {
 
     pub(super) fn forecast(&self) -> Option<(Instant, Forecast)> {
         let (at, mut forecast) = (*self.forecast.borrow())?;
-        let begun = |since: Instant| self.generated_at.is_some_and(|at| at >= since);
-        if forecast.making_since.is_some_and(|since| !begun(since)) {
-            forecast.queued_generations = forecast.queued_generations.saturating_add(1);
+        if let Some((tenant, since)) = forecast.in_hand
+            && self.granted_at.get(&tenant).is_none_or(|at| *at < since)
+        {
+            match tenant {
+                Tenant::Generator => {
+                    forecast.queued_generations = forecast.queued_generations.saturating_add(1);
+                    forecast.queued_scorings = 0;
+                }
+                Tenant::Scorer => forecast.queued_scorings = forecast.queued_scorings.saturating_add(1),
+                Tenant::Enhancer => {}
+            }
         }
         Some((at, forecast))
     }
@@ -352,9 +361,7 @@ impl Keeper {
         let (lease, line) = Lease::grant(tenant, found.clone(), [asked, picked, granted]);
         let deadline = deadline.unwrap_or(self.settings.deadline);
         let ends = granted.checked_add(deadline).filter(|_| self.effects.is_some() && found.is_some());
-        if tenant == Tenant::Generator {
-            self.generated_at = Some(granted);
-        }
+        self.granted_at.insert(tenant, granted);
         let eye = found.as_ref().and_then(|id| self.open_eye(id, tenant, granted));
         self.hold = Some(Hold { tenant, worker: found, line, granted, since, deadline, ends, eye });
         // If nobody takes it, it says so.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::worker::Tenant;
+
 /// How hand-offs are made (`gpus.handoff`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
@@ -39,11 +41,11 @@ pub struct Forecast {
     pub next_generation_in: Option<Duration>,
     /// Tasks that only wait for the generator.
     pub queued_generations: u32,
-    /// Results that only wait for the scorer; with `making_since`, once that generation has ended.
+    /// Results that only wait for the scorer, once what is in hand has been generated.
     pub queued_scorings: u32,
-    /// Since when a task is in the hands of whoever asks for the card next to generate. It counts as
-    /// waiting for the generator until that lease is granted.
-    pub making_since: Option<Instant>,
+    /// What is in the hands of whoever asks for the card next or has it, and since when. Until that
+    /// lease is granted it counts as waiting.
+    pub in_hand: Option<(Tenant, Instant)>,
     /// What a second of the card is worth, in any unit; 0 unless cards are the limit.
     pub card_price: f64,
     /// What a second of a lane is worth, in the same unit.
@@ -160,7 +162,8 @@ pub(super) fn pastime(leisure: &Leisure) -> Pastime {
     let (at, forecast) = forecast.unwrap_or((since, Forecast::default()));
     let due = match forecast.queued_generations {
         0 => forecast.next_generation_in.and_then(|wait| at.checked_add(wait)),
-        _ => Some(at),
+        // They could not come while the card was held.
+        _ => Some(at.max(since)),
     };
     // Nobody expects it any more.
     let due = due.filter(|due| now < *due + GRACE);

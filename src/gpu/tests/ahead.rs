@@ -29,12 +29,25 @@ async fn nobody_is_brought_back_ahead_of_a_generation_that_is_about_to_begin() {
     let rig = Rig::new(Sees::Processes);
     rig.generate().await;
     // A task is at hand; once it is made it is to be scored.
-    let making_since = Some(Instant::now());
-    rig.arbiter.hint(Forecast { making_since, queued_scorings: 1, ..Forecast::default() });
+    let in_hand = Some((Tenant::Generator, Instant::now()));
+    rig.arbiter.hint(Forecast { in_hand, queued_scorings: 1, ..Forecast::default() });
     sleep(S(1)).await;
     assert_eq!(ms(rig.generate()).await, 0);
     sleep(MS(2_750)).await;
     assert!(rig.card.is_loaded(SCORER));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_way_is_made_ahead_of_a_scoring_that_is_about_to_begin() {
+    let rig = Rig::new(Sees::Processes);
+    rig.generate().await;
+    rig.score().await;
+    let in_hand = Some((Tenant::Scorer, Instant::now()));
+    rig.arbiter.hint(Forecast { in_hand, queued_generations: 1, ..Forecast::default() });
+    sleep(S(3)).await;
+    assert_eq!(ms(rig.score()).await, 0);
+    sleep(S(3)).await;
+    assert!(!rig.card.is_loaded(SCORER));
 }
 
 #[tokio::test(start_paused = true)]
