@@ -262,13 +262,6 @@ fn workload(out: &mut impl Write, scenario: &Scenario) -> io::Result<()> {
         time(scenario.generation),
         time(scenario.scoring),
         100.0 * scenario.pass
-    )?;
-    writeln!(
-        out,
-        "{} counted after {}, seed {}\n",
-        time(scenario.time),
-        time(scenario.warm_up),
-        scenario.seed
     )
 }
 

@@ -7,7 +7,7 @@
 mod eye;
 mod idle;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -115,6 +115,8 @@ pub(super) struct Keeper {
     no_way_before: Option<Instant>,
     generation: Mean,
     scoring: Mean,
+    /// When each kind was granted the card last.
+    granted_at: HashMap<Tenant, Instant>,
 }
 
 /// What a keeper hears from outside.
@@ -177,6 +179,7 @@ impl Keeper {
             no_way_before: None,
             generation: Mean::default(),
             scoring: Mean::default(),
+            granted_at: HashMap::new(),
         }
     }
 
@@ -195,7 +198,8 @@ impl Keeper {
             self.serve().await;
             self.look_at = None;
             self.next = None;
-            if self.is_idle() {
+            // Whoever asked during a hand-off is served first.
+            if self.is_idle() && self.inbox.is_empty() {
                 self.pass_time().await;
             }
             self.show();
@@ -257,7 +261,20 @@ impl Keeper {
     }
 
     pub(super) fn forecast(&self) -> Option<(Instant, Forecast)> {
-        *self.forecast.borrow()
+        let (at, mut forecast) = (*self.forecast.borrow())?;
+        if let Some((tenant, since)) = forecast.in_hand
+            && self.granted_at.get(&tenant).is_none_or(|at| *at < since)
+        {
+            match tenant {
+                Tenant::Generator => {
+                    forecast.queued_generations = forecast.queued_generations.saturating_add(1);
+                    forecast.queued_scorings = 0;
+                }
+                Tenant::Scorer => forecast.queued_scorings = forecast.queued_scorings.saturating_add(1),
+                Tenant::Enhancer => {}
+            }
+        }
+        Some((at, forecast))
     }
 
     /// Serves whoever is to be served while the card is free.
@@ -348,6 +365,7 @@ impl Keeper {
         let (lease, line) = Lease::grant(tenant, found.clone(), [asked, picked, granted]);
         let deadline = deadline.unwrap_or(self.settings.deadline);
         let ends = granted.checked_add(deadline).filter(|_| self.effects.is_some() && found.is_some());
+        self.granted_at.insert(tenant, granted);
         let eye = found.as_ref().and_then(|id| self.open_eye(id, tenant, granted));
         self.hold = Some(Hold { tenant, worker: found, line, granted, since, deadline, ends, eye });
         // If nobody takes it, it says so.

@@ -13,7 +13,7 @@ use super::cards::{CardNo, CardState, Turn};
 use super::lane::{Errand, Lane, LaneNo};
 use super::miner::{Job, Miner};
 use super::state::TaskState;
-use crate::gpu::Forecast;
+use crate::gpu::{Forecast, Tenant};
 
 /// What a card was last told.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -117,17 +117,20 @@ impl Miner {
         let (makeable, gathered) = (self.makeable(card), self.gathered(card));
         let scored = self.tools.benches[card.0].scorer.is_some();
         let now = self.tools.clock.instant();
-        let mut due = due;
+        let (mut due, mut in_hand) = (due, None);
         let (queued_generations, queued_scorings) = match self.cards[card.0].state {
-            CardState::Busy { turn: Turn::Making, .. } => {
+            CardState::Busy { turn: Turn::Making, since } => {
+                in_hand = Some((Tenant::Generator, since));
                 if gathered + 1 < self.batch(card) && self.has_next(card) {
                     (makeable.max(1), 0)
                 } else {
                     (0, if scored { gathered + 1 } else { 0 })
                 }
             }
-            CardState::Busy { turn: Turn::Judging, .. } if gathered > 0 => (0, gathered),
-            CardState::Busy { turn: Turn::Judging, .. } => (makeable, 0),
+            CardState::Busy { turn: Turn::Judging, since } => {
+                in_hand = Some((Tenant::Scorer, since));
+                if gathered > 0 { (0, gathered) } else { (makeable, 0) }
+            }
             CardState::Idle { .. } | CardState::Gone { .. } => {
                 // A lane that is due and was not asked is not asked for a reason.
                 due = due.filter(|due| *due > now);
@@ -141,6 +144,7 @@ impl Miner {
             next_generation_in: None,
             queued_generations,
             queued_scorings,
+            in_hand,
             card_price: prices.card,
             lane_price: prices.lane,
             lanes: lanes / cards,

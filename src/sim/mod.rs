@@ -12,6 +12,7 @@
 
 mod agent;
 mod card;
+mod luck;
 mod memory;
 mod reference;
 mod report;

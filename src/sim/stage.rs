@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::SimError;
-use super::card::{Card, CardFaults, CardTally, Luck, transport};
+use super::card::{Card, CardFaults, CardTally, transport};
+use super::luck::Luck;
 use super::report::Counts;
 use super::scenario::Scenario;
 use super::splats::{Quality, Splats};
