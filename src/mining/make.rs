@@ -96,9 +96,11 @@ impl Muse {
 }
 
 impl Bench {
-    /// Whether a task that is pulled can be made: somebody listens, or will when he is wanted.
+    /// Whether a task that is pulled can be made: the card can be had, and somebody listens, or will when
+    /// he is wanted.
     pub(super) async fn is_generator_there(&self) -> bool {
-        self.arbiter.brings(Tenant::Generator) || self.generator.is_reachable().await
+        self.arbiter.is_usable(Tenant::Generator)
+            && (self.arbiter.brings(Tenant::Generator) || self.generator.is_reachable().await)
     }
 
     /// What the generator gets. Scorers and signatures get the prompt itself.
