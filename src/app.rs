@@ -29,7 +29,7 @@ use crate::primitives::{CardId, Hotkey, Uid, UnixTime};
 use crate::store::{HandoffRecord, HandoffStep, LockError, ProcessLock, Store, StoreError, runtime_dir};
 use crate::wallet::HotkeyPair;
 
-pub use workshop::{Surroundings, Workshop};
+pub use workshop::{Surroundings, Workshop, bench};
 
 /// What the agent runs against. The binary assembles a real one, a test another; nothing below asks
 /// which it is.

@@ -122,7 +122,8 @@ impl Workshop {
             let arbiter = workshop.arbiters.get(&id).cloned().unwrap_or_else(|| {
                 still.entry(id.clone()).or_insert_with(|| Arbiter::new(id, around.clock)).clone()
             });
-            workshop.benches.push(bench(card, arbiter, &workshop.arbiters, around));
+            let Surroundings { settings, transports, clock, .. } = around;
+            workshop.benches.push(furnish(settings, transports, *clock, card, arbiter, &workshop.arbiters));
         }
         Ok(workshop)
     }
@@ -188,14 +189,25 @@ impl Workshop {
     }
 }
 
-/// The worker's entry at an address, or the first: those of a test are nowhere in the configuration.
-fn bench(
+/// The bench of one card by itself. For use inside a tokio runtime.
+pub fn bench(settings: &Settings, clock: Clock, card: &CardPeers, transports: &Transports) -> Bench {
+    let arbiter = match card.household.clone() {
+        Some(household) => Arbiter::of(card.card.clone(), clock, household),
+        None => Arbiter::new(card.card.clone(), clock),
+    };
+    furnish(settings, transports, clock, card.clone(), arbiter, &BTreeMap::new())
+}
+
+/// A generator with whoever judges and enhances for it: by the worker's entry at its address, or the
+/// first, as those of a test are nowhere in the configuration.
+fn furnish(
+    settings: &Settings,
+    transports: &Transports,
+    clock: Clock,
     card: CardPeers,
     arbiter: Arbiter,
     arbiters: &BTreeMap<CardId, Arbiter>,
-    around: &Surroundings<'_>,
 ) -> Bench {
-    let Surroundings { settings, transports, clock, .. } = around;
     let mut generators = settings.workers_as(Tenant::Generator);
     let generator = generators.find(|worker| worker.endpoint() == Some(&card.generator));
     let generator = generator.unwrap_or(&settings.generator);
@@ -212,13 +224,13 @@ fn bench(
     let scorer = scorer.and_then(|(worker, endpoint)| {
         let worker = worker?;
         let settings = ScorerSettings { name: worker.name.clone(), endpoint, limits: worker.limits };
-        Some(Scorer::new(settings, transports.scorer.clone(), *clock))
+        Some(Scorer::new(settings, transports.scorer.clone(), clock))
     });
     let muse = settings.gpu_of(generator).and_then(|gpu| settings.enhancer_for(gpu));
     let enhancer = muse.and_then(|worker| {
         let endpoint = worker.endpoint()?.clone();
         let settings = EnhancerSettings { name: worker.name.clone(), endpoint, limits: worker.limits };
-        let enhancer = Enhancer::new(settings, transports.scorer.clone(), *clock);
+        let enhancer = Enhancer::new(settings, transports.scorer.clone(), clock);
         let arbiter = of_card(worker).and_then(|card| arbiters.get(&card)).cloned();
         Some(Muse { enhancer, arbiter })
     });
@@ -231,7 +243,7 @@ fn bench(
             limits: generator.limits,
         },
         transports.generator.clone(),
-        *clock,
+        clock,
     );
     let encoder = SpzEncoder::new(settings.zstd_level);
     Bench { generator, scorer, enhancer, arbiter, judging, encoder }
@@ -422,3 +434,6 @@ fn sources(
         _ => Some(Arc::new(FirstOf(sources))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -294,3 +294,6 @@ impl Effects for Crew {
         Box::pin(self.sing(worker))
     }
 }
+
+#[cfg(test)]
+mod tests;

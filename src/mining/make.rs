@@ -72,7 +72,7 @@ pub struct Muse {
     pub arbiter: Option<Arbiter>,
 }
 
-/// How long a prompt may take to be enhanced, with the wait for the card.
+/// How long the card is waited for to enhance a prompt. How long that may take is the worker's setting.
 const ENHANCING: Duration = Duration::from_secs(3);
 
 impl Muse {
@@ -83,12 +83,7 @@ impl Muse {
         if !arbiter.has_resident(&worker) {
             return None;
         }
-        let request = Request {
-            tenant: Tenant::Enhancer,
-            worker: Some(worker),
-            stage: None,
-            deadline: Some(ENHANCING),
-        };
+        let request = Request { worker: Some(worker), ..Request::from(Tenant::Enhancer) };
         let lease = tokio::time::timeout(ENHANCING, arbiter.lease(request)).await.ok()?.ok()?;
         let enhanced = self.enhancer.enhance(text).await;
         lease.end(match &enhanced {
@@ -101,9 +96,11 @@ impl Muse {
 }
 
 impl Bench {
-    /// Whether a task that is pulled can be made: somebody listens, or will when he is wanted.
+    /// Whether a task that is pulled can be made: the card can be had, and somebody listens, or will when
+    /// he is wanted.
     pub(super) async fn is_generator_there(&self) -> bool {
-        self.arbiter.brings(Tenant::Generator) || self.generator.is_reachable().await
+        self.arbiter.is_usable(Tenant::Generator)
+            && (self.arbiter.brings(Tenant::Generator) || self.generator.is_reachable().await)
     }
 
     /// What the generator gets. Scorers and signatures get the prompt itself.
@@ -242,7 +239,9 @@ pub async fn judge(
     let lease = match bench.judging.lease(bench.judging.request(Tenant::Scorer, scorer.name())).await {
         Ok(lease) => lease,
         Err(error) => {
-            tracing::warn!(worker = scorer.name(), task = %task.short(), %error, "The scorer cannot be used");
+            tracing::error!(
+                alarm = "scorer_down", worker = scorer.name(), task = %task.short(), %error, "The scorer cannot be used"
+            );
             return Ok(Verdict::NoVerdict);
         }
     };
@@ -250,7 +249,7 @@ pub async fn judge(
     let verdict = match usable(&first) {
         Some(score) => score,
         None => {
-            tracing::warn!(worker = scorer.name(), task = %task.short(), answer = %said(&first), "The scorer gave no verdict");
+            let (worker, task, answer) = (scorer.name(), task.short(), said(&first));
             let canary = match store {
                 Some(store) => store.canary(scorer.name()).await?,
                 None => None,
@@ -261,12 +260,17 @@ pub async fn judge(
             };
             let second = scorer.score(prompt, spz).await;
             match usable(&second) {
-                Some(score) => score,
+                Some(score) => {
+                    tracing::warn!(worker, %task, answer, "The scorer gave no verdict");
+                    score
+                }
                 None if alive => {
+                    tracing::warn!(worker, %task, answer, "The scorer gave no verdict");
                     lease.end(Ending::Done);
                     return Ok(Verdict::Scored(Score::ZERO));
                 }
                 None => {
+                    tracing::error!(alarm = "scorer_down", worker, %task, answer, "The scorer gave no verdict");
                     lease.end(ending(&second));
                     return Ok(Verdict::NoVerdict);
                 }

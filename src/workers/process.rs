@@ -396,8 +396,10 @@ impl Inner {
 
     async fn spawn(&self, command: &[String]) -> Result<Running, ProcessError> {
         let failed = |error: std::io::Error| ProcessError::Spawn(error.to_string());
-        let folder = self.premises.folder.clone();
-        tokio::fs::create_dir_all(&folder).await.map_err(failed)?;
+        // What workers say is nobody else's business.
+        let made =
+            tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.premises.folder).await;
+        made.map_err(failed)?;
         let mark = uuid::Uuid::new_v4().simple().to_string();
         let mut child = self.gated(command, &mark).spawn().map_err(failed)?;
         let pid = child.id().and_then(ProcessStamp::of);
