@@ -72,7 +72,8 @@ impl DevCard {
                 if shown(&state) {
                     return state;
                 }
-                tokio::task::yield_now().await;
+                // Nothing tells of a change of the file.
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         let seen = tokio::time::timeout(PATIENCE, looked).await;
