@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::effects::OpenHandoff;
 use super::handoff::HandoffError;
 use super::household::{Household, Settings};
-use super::keeper::{Ask, Keeper, Waiter};
+use super::keeper::{Ask, Ears, Keeper, Waiter};
 use super::policy::{Batch, Forecast, Mode, Times, batch};
 use super::view::CardView;
 use super::worker::{Stage, Tenant, WorkerId, WorkerState};
@@ -218,14 +218,8 @@ impl Arbiter {
         let shared = Arc::new(Shared { times: Mutex::default(), view });
         let stop = CancellationToken::new();
         let (mode, batch) = (settings.mode, settings.batch);
-        let keeper = Keeper::new(
-            card.clone(),
-            clock,
-            settings,
-            household,
-            Arc::clone(&shared),
-            (asked, heard, stop.clone()),
-        );
+        let ears = Ears { inbox: asked, forecast: heard, stop: stop.clone() };
+        let keeper = Keeper::new(card.clone(), clock, settings, household, Arc::clone(&shared), ears);
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
         let keeper = Arc::new(Mutex::new(tasks));

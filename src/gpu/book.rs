@@ -41,6 +41,12 @@ pub(super) struct Entry {
     pub(super) worked: bool,
     /// What it holds on to after a cleanup, in this hand-off.
     pub(super) clings: bool,
+    /// What it held once it had come in, as far as that was seen: counts once it is known to work.
+    pub(super) came_with: Option<MiB>,
+    /// It has done its work since it came in, or was there from the start.
+    pub(super) sound: bool,
+    /// Leases in a row that ended with it suspected.
+    pub(super) suspected: u8,
     /// It left for another and is to come back.
     pub(super) owed: bool,
     /// Since it last came in.
@@ -92,6 +98,9 @@ impl Book {
                 used: None,
                 worked: false,
                 clings: false,
+                came_with: None,
+                sound: true,
+                suspected: 0,
                 owed: spec.residency > Residency::OnDemand && state != WorkerState::Resident,
                 failures: 0,
                 retry_at: None,
@@ -119,9 +128,14 @@ impl Book {
         if entry.state != state {
             (entry.state, entry.since, entry.entered) = (state, now.0, now.1);
         }
+        let came_with = entry.came_with.take_if(|_| state != WorkerState::Unknown);
         if state == WorkerState::Resident {
             (entry.owed, entry.failures, entry.retry_at) = (false, 0, None);
+            if let Some(held) = came_with {
+                self.ledger.saw_resident(worker, held);
+            }
         }
+        let Some(entry) = self.entries.get_mut(worker) else { return };
         if matches!(state, WorkerState::Unloaded | WorkerState::Stopped) {
             entry.worked = false;
         }
@@ -135,11 +149,12 @@ impl Book {
         }
     }
 
-    /// A new hand-off: every way is open again.
+    /// A new hand-off: every way is open again, but for those after which a worker did not work.
     pub(super) fn forget_tries(&mut self) {
         for entry in self.entries.values_mut() {
-            entry.tried = Tried::default();
+            entry.tried = Tried { out: 0, into: entry.suspected.saturating_sub(1).min(2) };
             entry.clings = false;
+            entry.came_with = None;
         }
     }
 
@@ -179,11 +194,13 @@ impl Book {
         }
     }
 
-    /// What each worker holds, and what nobody we know does.
+    /// What each worker holds, and what nobody we know does. Whatever may be another's is not taken to
+    /// be the wanted one's, which it could use.
     fn holdings(
         &self,
         reading: Option<&Reading>,
         at_work: Option<&AtWork<'_>>,
+        wanted: Option<&WorkerId>,
     ) -> (BTreeMap<&WorkerId, MiB>, MiB) {
         let mut held: BTreeMap<&WorkerId, MiB> = BTreeMap::new();
         for (id, entry) in &self.entries {
@@ -203,12 +220,18 @@ impl Book {
         let known: MiB = held.values().copied().sum();
         let mut foreign = reading.used().saturating_sub(known);
         if reading.processes().is_none() {
-            // What nobody accounts for is most likely kept by those who worked.
-            for entry in self.entries.values().filter(|entry| entry.worked) {
+            // What nobody accounts for is most likely kept by those who worked, and is theirs for now
+            // if a cleanup did not free it; or by one of whom nothing is known.
+            let may_keep = |entry: &&Entry| match entry.state {
+                WorkerState::Unloaded | WorkerState::Stopped => false,
+                WorkerState::Resident => entry.worked || entry.clings,
+                _ => true,
+            };
+            let mut keepers: Vec<&Entry> = self.entries.values().filter(may_keep).collect();
+            keepers.sort_by_key(|entry| wanted == Some(&entry.spec.id));
+            for entry in keepers {
                 let id = &entry.spec.id;
-                if let Some(held) = held.get_mut(id)
-                    && entry.state == WorkerState::Resident
-                {
+                if let Some(held) = held.get_mut(id) {
                     let cached = foreign.min(self.ledger.amounts(id).peak.saturating_sub(*held));
                     *held = held.saturating_add(cached);
                     foreign = foreign.saturating_sub(cached);
@@ -219,8 +242,8 @@ impl Book {
     }
 
     /// How the workers stand, and what there is to give out.
-    pub(super) fn situation(&self, scene: &Scene<'_>) -> (Vec<Standing>, Budget) {
-        let (held, foreign) = self.holdings(scene.reading, scene.at_work);
+    pub(super) fn situation(&self, scene: &Scene<'_>, wanted: &WorkerId) -> (Vec<Standing>, Budget) {
+        let (held, foreign) = self.holdings(scene.reading, scene.at_work, Some(wanted));
         let standing = |entry: &Entry| {
             let id = &entry.spec.id;
             let held = held.get(id).copied().unwrap_or_default();
@@ -260,6 +283,8 @@ impl Book {
             let Some(entry) = self.entries.get(&id) else { continue };
             let settled = now.1.saturating_duration_since(entry.entered) >= SETTLED;
             let Abilities { unload, canary, .. } = entry.spec.abilities;
+            // Its memory was no proof the last time.
+            let proves = canary || entry.suspected < 2;
             // Enough to tell by it where a worker is.
             let tells = amounts.moves() > TOLERANCE;
             let loaded = held >= amounts.context.saturating_add(MiB(amounts.moves().0 / 2));
@@ -267,7 +292,9 @@ impl Book {
             let there = if canary { WorkerState::Unknown } else { WorkerState::Resident };
             let away = if unload { WorkerState::Unloaded } else { WorkerState::Unknown };
             match entry.state {
-                WorkerState::Unknown if tells => self.enter(&id, if loaded { there } else { away }, now),
+                WorkerState::Unknown if tells && (proves || !loaded) => {
+                    self.enter(&id, if loaded { there } else { away }, now)
+                }
                 WorkerState::Unloaded if tells && settled && loaded => self.enter(&id, there, now),
                 // It may have died, which its next load shows.
                 WorkerState::Resident if tells && settled && !loaded => {
@@ -277,9 +304,13 @@ impl Book {
                     }
                 }
                 WorkerState::Unloaded if settled => self.ledger.saw_context(&id, held),
-                WorkerState::Resident if settled && (!entry.worked || held < amounts.resident) => {
-                    self.ledger.saw_resident(&id, held);
+                WorkerState::Resident if settled && held < amounts.resident => {
+                    // Half of it may be there.
+                    if canary || entry.sound {
+                        self.ledger.saw_resident(&id, held);
+                    }
                 }
+                WorkerState::Resident if settled && !entry.worked => self.ledger.saw_resident(&id, held),
                 WorkerState::Resident => self.ledger.saw_at_work(&id, None, held),
                 _ => {}
             }
@@ -292,6 +323,14 @@ impl Book {
         self.enter(worker, WorkerState::Resident, now);
         if let Some(entry) = self.entries.get_mut(worker) {
             entry.worked = true;
+        }
+    }
+
+    /// A lease has ended with the worker at rest; whether it does not do as it should.
+    pub(super) fn answered(&mut self, worker: &WorkerId, suspect: bool) {
+        if let Some(entry) = self.entries.get_mut(worker) {
+            entry.suspected = if suspect { entry.suspected.saturating_add(1) } else { 0 };
+            entry.sound |= !suspect;
         }
     }
 
@@ -341,7 +380,7 @@ impl Book {
 
     /// What each worker holds.
     pub(super) fn held(&self, reading: Option<&Reading>) -> BTreeMap<&WorkerId, MiB> {
-        self.holdings(reading, None).0
+        self.holdings(reading, None, None).0
     }
 
     /// How the workers would stand if all were there.

@@ -120,7 +120,7 @@ impl Keeper {
                 at_work,
                 forecast: self.forecast(),
             };
-            let (standings, budget) = self.book.situation(&scene);
+            let (standings, budget) = self.book.situation(&scene, &want.worker);
             let planned = plan(&standings, want, &budget, urgency);
             self.last_plan = Some(match &planned {
                 Ok(plan) if plan.is_nothing() => format!("nothing to move: {}", plan.before),

@@ -109,6 +109,14 @@ pub(super) struct Keeper {
     scoring: Mean,
 }
 
+/// What a keeper hears from outside.
+#[derive(Debug)]
+pub(super) struct Ears {
+    pub(super) inbox: mpsc::Receiver<Waiter>,
+    pub(super) forecast: watch::Receiver<Option<(Instant, Forecast)>>,
+    pub(super) stop: CancellationToken,
+}
+
 /// What ends a wait.
 enum Event {
     Asked(Waiter),
@@ -125,12 +133,9 @@ impl Keeper {
         settings: Settings,
         household: Option<Household>,
         shared: Arc<Shared>,
-        (inbox, forecast, stop): (
-            mpsc::Receiver<Waiter>,
-            watch::Receiver<Option<(Instant, Forecast)>>,
-            CancellationToken,
-        ),
+        ears: Ears,
     ) -> Self {
+        let Ears { inbox, forecast, stop } = ears;
         let now = clock.moment();
         let (workers, effects, log): (_, _, Arc<dyn HandoffLog>) = match household {
             Some(Household { workers, effects, log, .. }) => (workers, Some(effects), log),
@@ -299,7 +304,7 @@ impl Keeper {
             at_work: None,
             forecast: self.forecast(),
         };
-        let (standings, mut budget) = self.book.situation(&scene);
+        let (standings, mut budget) = self.book.situation(&scene, &want.worker);
         budget.limit = self.book.limit(self.reading.as_ref());
         plan(&standings, want, &budget, Urgency::Usual).ok()
     }
@@ -365,7 +370,7 @@ impl Keeper {
             // Too late: it is watched already, unless nothing can be seen.
             if let Some(vigil) = &mut self.vigil {
                 vigil.line = None;
-                if ending == Ending::Done || self.reading.is_none() {
+                if ending == Ending::Done {
                     self.end_vigil();
                 }
             }
@@ -384,24 +389,28 @@ impl Keeper {
         let Some(worker) = worker.filter(|_| self.effects.is_some()) else { return };
         self.book.rests(&worker, now.1);
         match ending {
-            Ending::Done => {}
+            Ending::Done => self.book.answered(&worker, false),
             Ending::Unsure => {
                 let until = ends.unwrap_or(now.1);
-                let usual = granted + USUAL_TWICE * self.usually(tenant);
-                self.vigil = Some(Vigil::keep(worker.clone(), (usual.min(until), until), now.1, None));
+                let usual = self.usual_end(tenant, granted);
+                self.vigil = Some(Vigil::keep(worker.clone(), (usual, until), now.1, None));
             }
-            Ending::Suspect => self.book.doubt(&worker, now),
+            Ending::Suspect => {
+                self.book.answered(&worker, true);
+                self.book.doubt(&worker, now);
+            }
         }
         self.book.doubt_others_of(&worker, now);
     }
 
-    fn usually(&self, tenant: Tenant) -> Duration {
+    /// When work that was begun then has ended, as far as can be told without hearing of it.
+    fn usual_end(&self, tenant: Tenant, granted: Instant) -> Instant {
         let measured = match tenant {
             Tenant::Generator => self.generation,
             Tenant::Scorer => self.scoring,
             Tenant::Enhancer => Mean::default(),
         };
-        measured.get().unwrap_or(USUAL_WORK)
+        granted + USUAL_TWICE * measured.get().unwrap_or(USUAL_WORK)
     }
 
     /// Shares what turns take.

@@ -30,6 +30,9 @@ const REFUSED: Duration = Duration::from_millis(500);
 /// How long the rest of what was freed is waited for.
 pub(super) const TAIL: Duration = Duration::from_secs(1);
 
+/// Amounts closer than this are the same one again.
+const AGAIN: MiB = MiB(100);
+
 /// What a look at the card gave.
 #[derive(Debug)]
 pub(super) enum Sight {
@@ -67,7 +70,8 @@ struct Proof<'a> {
     worker: &'a WorkerId,
     before: Option<&'a Reading>,
     outwards: bool,
-    /// What the worker holds in the end.
+    /// What the worker is believed to hold at first, and holds in the end.
+    from: MiB,
     ends_at: MiB,
     /// By how much the memory of the whole card moves; `None`: nobody knows.
     moves: Option<MiB>,
@@ -155,6 +159,7 @@ impl Keeper {
             worker,
             before: sight.reading(),
             outwards: true,
+            from: amounts.resident,
             ends_at: amounts.context,
             moves: Some(amounts.moves()),
             free: None,
@@ -188,8 +193,11 @@ impl Keeper {
             worker,
             before: sight.reading(),
             outwards: true,
+            from: held,
             ends_at,
-            moves: (was != WorkerState::Unknown).then(|| held.saturating_sub(ends_at)),
+            // One that may have died holds nothing that could go.
+            moves: (!matches!(was, WorkerState::Unknown | WorkerState::Failed { .. }))
+                .then(|| held.saturating_sub(ends_at)),
             free: goal,
         };
         let answer = self.call(step).await;
@@ -224,6 +232,7 @@ impl Keeper {
             worker,
             before: sight.reading(),
             outwards: false,
+            from: held,
             ends_at: resident,
             moves: known.then(|| resident.saturating_sub(held)),
             free: None,
@@ -232,7 +241,7 @@ impl Keeper {
         self.prove(&proof, answer, Act::Filled, Duration::MAX).await?;
         let now = self.now();
         if let Some(entry) = self.book.entries.get_mut(worker) {
-            entry.worked = false;
+            (entry.worked, entry.sound) = (false, false);
             // One with a canary must sing first.
             if !entry.spec.abilities.canary {
                 self.book.enter(worker, WorkerState::Resident, now);
@@ -326,13 +335,19 @@ impl Keeper {
             let tail = moved_at.is_some_and(|at| at.elapsed() >= TAIL);
             if shown.moved && (shown.free || tail || waited >= budget) {
                 self.book.paces.took(proof.worker, act, waited);
+                if !proof.outwards {
+                    self.correct(proof, sight.reading());
+                }
                 return Ok(());
             }
             if waited >= budget {
                 if shown.partly && shown.free && answer.is_ok() {
-                    // Less was declared to be there than is; the next looks correct that.
-                    self.saw_less(proof, sight.reading());
-                    return Ok(());
+                    // It holds less than was declared, or keeps more, unless only half of it came.
+                    let before = self.book.entries.get(proof.worker).and_then(|entry| entry.came_with);
+                    self.correct(proof, sight.reading());
+                    if proof.outwards || self.is_all_of_it(proof.worker, before) {
+                        return Ok(());
+                    }
                 }
                 if answer.is_ok() && most > budget {
                     self.book.paces.overran(proof.worker, act);
@@ -354,23 +369,48 @@ impl Keeper {
                 (true, end) => held <= end.saturating_add(about(end)),
                 (false, end) => held.saturating_add(slack) >= end,
             };
-            return Shown { moved, partly: false, free };
+            let before = proof.before.and_then(|before| before.held_by(proof.worker)).unwrap_or(proof.from);
+            let (by, whole) = match proof.outwards {
+                true => (before.saturating_sub(held), before.saturating_sub(proof.ends_at)),
+                false => (held.saturating_sub(before), proof.ends_at.saturating_sub(before)),
+            };
+            // A process that goes leaves nothing.
+            let partly = by.0 * 2 > whole.0 && (!proof.outwards || proof.ends_at > MiB::ZERO);
+            return Shown { moved, partly, free };
         }
         let (Some(before), Some(amount)) = (proof.before, proof.moves) else {
             // Nobody knows how much: what is free must do, and the worker's word.
             return Shown { moved: answered && (proof.free.is_none() || free), partly: false, free };
         };
-        let (from, to) =
-            if proof.outwards { (before.used(), now.used()) } else { (now.used(), before.used()) };
-        let by = from.saturating_sub(to);
-        Shown { moved: by.saturating_add(about(amount)) >= amount, partly: by.0 * 2 >= amount.0, free }
+        let by = moved(proof, before, now);
+        Shown { moved: by.saturating_add(about(amount)) >= amount, partly: by.0 * 2 > amount.0, free }
     }
 
-    fn saw_less(&mut self, proof: &Proof<'_>, now: Option<&Reading>) {
-        let (Some(before), Some(now)) = (proof.before, now) else { return };
-        let by = before.used().0.abs_diff(now.used().0);
-        let context = self.book.ledger.amounts(proof.worker).context;
-        self.book.ledger.saw_resident(proof.worker, context.saturating_add(MiB(by)));
+    /// Whether less than expected is all there is: its canary will tell, or it was as much the last time.
+    fn is_all_of_it(&self, worker: &WorkerId, before: Option<MiB>) -> bool {
+        let Some(entry) = self.book.entries.get(worker) else { return false };
+        let again =
+            entry.came_with.zip(before).is_some_and(|(now, before)| now.0.abs_diff(before.0) < AGAIN.0);
+        entry.spec.abilities.canary || again
+    }
+
+    /// Takes in what a proven move tells of the worker's amounts. Without it a belief that was once
+    /// lowered by a look at a card on which others moved as well would stay low.
+    fn correct(&mut self, proof: &Proof<'_>, now: Option<&Reading>) {
+        let Some(now) = now else { return };
+        let by = proof.before.filter(|_| proof.moves.is_some()).map(|before| moved(proof, before, now));
+        let held = now.held_by(proof.worker);
+        if !proof.outwards {
+            // What came counts once it works: half of a scorer is soon found out.
+            let came_with = held.or_else(|| Some(proof.from.saturating_add(by?)));
+            if let Some(entry) = self.book.entries.get_mut(proof.worker) {
+                entry.came_with = came_with;
+            }
+        } else if let Some(held) = held {
+            self.book.ledger.saw_context(proof.worker, held);
+        } else if let Some(by) = by {
+            self.book.ledger.saw_resident(proof.worker, proof.ends_at.saturating_add(by));
+        }
     }
 
     /// Waits until so much is free; says what is in the end, if that can be seen.
@@ -389,5 +429,13 @@ impl Keeper {
             }
             self.clock.sleep(Duration::from_millis(waits.next().unwrap_or(50))).await;
         }
+    }
+}
+
+/// By how much the memory of the whole card has moved the way it should.
+fn moved(proof: &Proof<'_>, before: &Reading, now: &Reading) -> MiB {
+    match proof.outwards {
+        true => before.used().saturating_sub(now.used()),
+        false => now.used().saturating_sub(before.used()),
     }
 }

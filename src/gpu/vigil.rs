@@ -46,6 +46,8 @@ pub(super) struct Vigil {
     pub(super) line: Option<watch::Receiver<Said>>,
     /// Where nothing tells whether the card computes it is not idle before the work usually ends.
     usual: Instant,
+    /// The same, however short the lease.
+    at_last: Instant,
     /// From then on something is done about it.
     until: Instant,
     look_at: Instant,
@@ -57,7 +59,7 @@ pub(super) struct Vigil {
 
 impl Vigil {
     /// Watches a worker whose work usually has ended by one of two times, and whose lease may last until
-    /// the other.
+    /// the other, which may be earlier.
     pub(super) fn keep(
         worker: WorkerId,
         (usual, until): (Instant, Instant),
@@ -68,7 +70,8 @@ impl Vigil {
             worker,
             since: now,
             line,
-            usual,
+            usual: usual.min(until),
+            at_last: usual,
             // In time to see that it rests already.
             until: until.max(now + QUIET + LOOK_SELDOM),
             look_at: now,
@@ -85,6 +88,11 @@ impl Vigil {
 
     pub(super) fn is_overdue(&self) -> bool {
         self.overdue
+    }
+
+    /// Whether the work has ended if it took as long as usual.
+    pub(super) fn had_its_time(&self, now: Instant) -> bool {
+        now >= self.at_last
     }
 
     /// Takes in a look; nothing if it failed. Says whether the work has ended.

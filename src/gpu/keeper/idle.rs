@@ -32,6 +32,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long one waits for a card whose last lease does not end.
 const OVERDUE_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Way is made so much ahead of what it usually takes: one that comes in time must not wait.
+const EARLY: Duration = Duration::from_millis(100);
+
 /// How long there must have been room before somebody is brought back beside one at work.
 const ROOM: Duration = Duration::from_millis(300);
 
@@ -56,7 +59,8 @@ impl Keeper {
             self.idle_since = now;
             if let Some(worker) = hold.worker {
                 self.book.rests(&worker, now);
-                self.vigil = Some(Vigil::keep(worker, (now, now), now, Some(hold.line)));
+                let usual = self.usual_end(hold.tenant, hold.granted);
+                self.vigil = Some(Vigil::keep(worker, (usual, now), now, Some(hold.line)));
             }
         }
         if self.vigil.as_ref().is_some_and(|vigil| vigil.look_at() <= now) {
@@ -142,7 +146,7 @@ impl Keeper {
         let out: Duration = plan.evicted.iter().map(|worker| self.book.leaving(worker)).sum();
         let comes = plan.steps.iter().any(|step| step.worker() == Some(generator));
         let into = if comes { self.book.coming(generator) } else { Duration::ZERO };
-        (!plan.is_nothing()).then_some(out + into)
+        (!plan.is_nothing()).then_some(out + into + EARLY)
     }
 
     /// Tries to bring somebody back, and again later if that fails.
@@ -236,8 +240,10 @@ impl Keeper {
                 active: reading.is_active(),
                 used: reading.used(),
             }),
-            // Nobody can see, so whoever had the lease is believed.
-            Sight::Unmeasured if vigil.line.is_none() => return self.end_vigil(),
+            // Nobody can see, so the work is given its time.
+            Sight::Unmeasured if vigil.line.is_none() && vigil.had_its_time(now.1) => {
+                return self.end_vigil();
+            }
             Sight::Blind(EffectError::CardLost(_)) => return self.end_vigil(),
             Sight::Unmeasured | Sight::Blind(_) => None,
         };
