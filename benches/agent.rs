@@ -65,7 +65,7 @@ fn config(validator: SocketAddr, generator: SocketAddr, scorer: Option<SocketAdd
         format!("[[workers]]\nname = \"judge\"\nrole = \"scorer\"\nurl = \"http://{scorer}\"\n")
     });
     format!(
-        "[wallet]\npath = \"{wallets}\"\n[paths]\ndata = \"data\"\n[gpu]\nuuid = \"GPU-bench\"\n\
+        "[wallet]\npath = \"{wallets}\"\n[paths]\ndata = \"data\"\n[[gpus]]\nuuid = \"GPU-bench\"\n\
          [[workers]]\nname = \"main\"\nrole = \"generator\"\nurl = \"http://{generator}\"\n{scorer}\
          [[validators]]\nhotkey = \"{}\"\naddress = \"{validator}\"\nuid = 0\n",
         hotkey.hotkey()
@@ -120,7 +120,7 @@ fn first_pull_by_chain(runtime: &Runtime) {
     let wallets = concat!(env!("CARGO_MANIFEST_DIR"), "/wallets.example");
     let config = format!(
         "[network]\nendpoints = [\"{}\"]\nallow_private_axons = true\n[wallet]\npath = \"{wallets}\"\n\
-         [paths]\ndata = \"data\"\n[gpu]\nuuid = \"GPU-bench\"\n\
+         [paths]\ndata = \"data\"\n[[gpus]]\nuuid = \"GPU-bench\"\n\
          [[workers]]\nname = \"main\"\nrole = \"generator\"\nurl = \"http://{}\"\n",
         node.url(),
         generator.address

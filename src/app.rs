@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{Identity, LocalApi, Process, StatusSource};
 use crate::chain::{ChainClient, ChainHandle, Follower, Jitter, Link};
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{GpuSettings, Settings};
 use crate::dendrite::{AxonAddress, Dendrite};
 use crate::gpu::{
     Arbiter, HandoffId, HandoffLog, Household, Intent, LeaseError, LogError, OpenHandoff, StepTaken,
@@ -257,18 +257,20 @@ pub fn bench(settings: &Settings, clock: Clock, peers: &CardPeers, transports: &
     Bench { generator, scorer, arbiter, encoder: SpzEncoder::new(settings.zstd_level) }
 }
 
-/// The card of the configuration.
-pub fn card(settings: &Settings) -> CardId {
-    CardId { host: "localhost".into(), uuid: settings.card.clone() }
+/// A card of the configuration.
+pub fn card_id(gpu: &GpuSettings) -> CardId {
+    CardId { host: "localhost".into(), uuid: gpu.uuid.clone() }
 }
 
-/// The lock of a card, by its name.
+/// The locks of all cards, by their names.
 ///
 /// # Errors
-/// When another process uses it.
-pub fn lock_card(settings: &Settings) -> Result<ProcessLock, LockError> {
-    let card = card(settings);
-    ProcessLock::take(&runtime_dir(), &card_lock_name(&card), &format!("card {}", card.uuid))
+/// When another process uses one.
+pub fn lock_cards(settings: &Settings) -> Result<Vec<ProcessLock>, LockError> {
+    let lock = |card: CardId| {
+        ProcessLock::take(&runtime_dir(), &card_lock_name(&card), &format!("card {}", card.uuid))
+    };
+    settings.gpus.iter().map(card_id).map(lock).collect()
 }
 
 /// Name of a card's lock in the runtime directory.
@@ -292,7 +294,7 @@ impl App {
             }
         }
         if world.locks.card {
-            locks.push(lock_card(settings)?);
+            locks.extend(lock_cards(settings)?);
         }
         let store = Store::open(&world.data).await?;
         let journal: Arc<dyn HandoffLog> = Arc::new(Journal(store.clone()));

@@ -204,7 +204,7 @@ path = "{wallets}"
 [rules]
 cooldown = "2s"
 lock = "1s"
-[gpu]
+[[gpus]]
 uuid = "GPU-under-pm2"
 [[workers]]
 name = "main"

@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 use super::ExitStatus;
 use super::layers::LayerArgs;
 use super::stop::StopSignals;
-use crate::app::{App, ChainWorld, Locks, Peers, Transports, World, card};
+use crate::app::{App, CardPeers, ChainWorld, Locks, Peers, Transports, World, card_id};
 use crate::chain::{self, ChainClient};
 use crate::clock::Clock;
 use crate::config::{ConfigError, ConfigErrors, LogFormat, Origin, Settings, WorkerSettings, WorkerUrl};
 use crate::dendrite::AxonAddress;
 use crate::devnet::network::{Devnet, NetworkSettings, Served};
 use crate::devnet::rules::ValidatorRules;
+use crate::gpu::Tenant;
 use crate::mining::{Admission, Budget, Finish, SeedSource};
 use crate::net::Endpoint;
 use crate::primitives::Hotkey;
@@ -250,9 +251,18 @@ pub fn peers(settings: &Settings, devnet: Option<&Served>) -> anyhow::Result<Pee
     };
     let named = settings.validators.iter();
     let validators = named.map(|v| (AxonAddress { hotkey: v.hotkey, address: v.address }, v.uid)).collect();
-    let generator = place(&settings.generator, |served| served.generator)?;
-    let scorer = settings.scorer.as_ref().map(|scorer| place(scorer, |served| served.scorer)).transpose()?;
-    Ok(Peers::on_one_card(validators, card(settings), generator, scorer))
+    let mut cards = Vec::new();
+    for generator in settings.workers_as(Tenant::Generator) {
+        let gpu = settings.gpu_of(generator).context("a generator is on no card")?;
+        let scorer = settings.scorer_for(gpu).map(|scorer| place(scorer, |served| served.scorer));
+        cards.push(CardPeers {
+            card: card_id(gpu),
+            generator: place(generator, |served| served.generator)?,
+            scorer: scorer.transpose()?,
+            household: None,
+        });
+    }
+    Ok(Peers { validators, cards })
 }
 
 fn banner(settings: &Settings) {

@@ -16,7 +16,7 @@ use super::ExitStatus;
 use super::layers::LayerArgs;
 use super::run::{peers, runtime, start_devnet, start_log, stop_devnet};
 use super::stop::StopSignals;
-use crate::app::{Transports, bench, lock_card};
+use crate::app::{Transports, bench, lock_cards};
 use crate::clock::Clock;
 use crate::config::{Settings, WorkerUrl};
 use crate::mining::{Candidate, SeedSource, judge, make};
@@ -135,7 +135,7 @@ async fn one_shot(
 ) -> anyhow::Result<ExitStatus> {
     let embedded = settings.generator.url == WorkerUrl::Devnet;
     // A running agent on the same card would be driven out of memory.
-    let lock = if embedded { None } else { Some(lock_card(settings)?) };
+    let locks = if embedded { Vec::new() } else { lock_cards(settings)? };
     let workers_only = Settings {
         devnet: crate::config::DevnetSettings { base_port: 0, ..settings.devnet.clone() },
         ..settings.clone()
@@ -152,7 +152,7 @@ async fn one_shot(
     let started = clock.instant();
     let verdict = judge(&bench, None, &id, &prompt, &candidate.spz).await?;
     let scoring = started.elapsed();
-    drop(lock);
+    drop(locks);
 
     let out = args.out.clone().unwrap_or_else(|| settings.paths.out.clone());
     let (verdict, score) = match verdict {

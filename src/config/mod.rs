@@ -6,6 +6,7 @@
 
 mod reader;
 mod settings;
+mod workers;
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +15,8 @@ use toml::Table;
 pub use reader::{ConfigError, Layers, Origin, Resolved};
 pub use settings::{
     DevnetSettings, LogFormat, LogSettings, Network, PathSettings, Settings, ValidatorSettings,
-    WorkerSettings, WorkerUrl,
 };
+pub use workers::{GpuSettings, ONLY_CARD, ProbeChoice, StageSettings, WorkerSettings, WorkerUrl};
 
 /// The shipped configuration: documentation and defaults in one.
 pub const DEFAULTS: &str = include_str!("../../config.toml");

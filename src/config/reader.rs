@@ -9,7 +9,10 @@ use std::time::Duration;
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::primitives::ByteSize;
+use crate::primitives::{ByteSize, MiB};
+
+/// No card holds more.
+const LARGEST_CARD: ByteSize = ByteSize::mib(4 << 20);
 
 /// Which layer a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +140,11 @@ impl Reader {
         self.errors.push(ConfigError { key: key.to_owned(), origin, problem });
     }
 
+    /// Whether a section, or a list of tables, was read without a mistake.
+    pub fn is_sound(&self, section: &str) -> bool {
+        !self.errors.iter().any(|error| error.key.split('.').next() == Some(section))
+    }
+
     /// The origin of a value already read, for mistakes that concern several.
     pub fn origin(&self, key: &str) -> Origin {
         self.resolved.iter().find(|r| r.key == key).map_or(Origin::Default, |r| r.origin.clone())
@@ -199,6 +207,53 @@ impl Reader {
                 Err(expected(&format!("a size from {min} to {max}"), value))
             }
         })
+    }
+
+    /// Memory of a card, in whole MiB; "auto": not known.
+    #[allow(clippy::option_option, reason = "the outer one is a mistake, as for every key")]
+    pub fn memory(&mut self, key: &str) -> Option<Option<MiB>> {
+        self.read(key, |value| {
+            let text = value
+                .as_str()
+                .ok_or_else(|| expected("a size with its unit, such as \"4813MiB\", or \"auto\"", value))?;
+            if text == "auto" {
+                return Ok(None);
+            }
+            let size: ByteSize = text.parse().map_err(|e: crate::primitives::QuantityError| e.to_string())?;
+            if !(ByteSize::mib(1)..=LARGEST_CARD).contains(&size) {
+                return Err(expected(&format!("a size from 1MiB to {LARGEST_CARD}, or \"auto\""), value));
+            }
+            Ok(Some(MiB(size.0.div_ceil(1 << 20))))
+        })
+    }
+
+    /// The texts below a key, by what follows it. They are not shown: some are secrets.
+    pub fn hidden_texts(&mut self, key: &str) -> Option<BTreeMap<String, String>> {
+        let prefix = format!("{key}.");
+        self.known.push(format!("{prefix}NAME"));
+        let keys: Vec<String> = self.layers.0.keys().filter(|k| k.starts_with(&prefix)).cloned().collect();
+        let mut texts = BTreeMap::new();
+        let mut sound = true;
+        for key in keys {
+            let Some((value, origin)) = self.layers.0.remove(&key) else { continue };
+            let name = key[prefix.len()..].to_owned();
+            let line = Resolved { key: key.clone(), value: "(not shown)".into(), origin: origin.clone() };
+            self.resolved.push(line);
+            let plain = !name.contains(['=', '\0']) && !name.is_empty();
+            match value.as_str().filter(|text| plain && !text.contains('\0')) {
+                Some(text) => drop(texts.insert(name, text.to_owned())),
+                None => {
+                    sound = false;
+                    self.fail(&key, origin, "expected a text".into());
+                }
+            }
+        }
+        sound.then_some(texts)
+    }
+
+    /// Leaves out defaults that mean nothing for this entry; what somebody wrote stays unknown.
+    pub fn pass_over(&mut self, keys: &[&str]) {
+        self.layers.0.retain(|key, (_, origin)| *origin != Origin::Default || !keys.contains(&key.as_str()));
     }
 
     /// One of several words.

@@ -8,13 +8,13 @@ use std::time::Duration;
 use toml::{Table, Value};
 use tracing::level_filters::LevelFilter;
 
-use super::reader::{ConfigError, Layers, Origin, Reader, Resolved};
+use super::reader::{ConfigError, Layers, Reader, Resolved};
+use super::workers::{self, GpuSettings, WorkerSettings, WorkerUrl};
 use crate::chain::{self, NodeUrl};
+use crate::gpu::Tenant;
 use crate::mining::{Admission, Candidates, HotkeyRule, ScorerDown, UnscoredPolicy};
-use crate::net::{Endpoint, Limits};
-use crate::primitives::{ByteSize, Hotkey, Netuid, PromptKind, Rao, Uid};
+use crate::primitives::{ByteSize, Hotkey, MiB, Netuid, Rao, Uid};
 use crate::wallet::WalletSettings;
-use crate::workers::Dialect;
 use crate::{dendrite, mining};
 
 /// Which network the agent mines on.
@@ -37,25 +37,6 @@ impl Network {
     const fn is_public(self) -> bool {
         matches!(self, Self::Chain(chain::Network::Finney | chain::Network::Test | chain::Network::Archive))
     }
-}
-
-/// Where a worker is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WorkerUrl {
-    /// Embedded in this process.
-    Devnet,
-    At(Endpoint),
-}
-
-/// One worker server.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorkerSettings {
-    pub name: String,
-    pub url: WorkerUrl,
-    pub dialect: Dialect,
-    pub kinds: BTreeSet<PromptKind>,
-    pub connect_timeout: Duration,
-    pub limits: Limits,
 }
 
 /// A validator named in the configuration.
@@ -121,9 +102,14 @@ pub struct Settings {
     pub dendrite_connect: Duration,
     pub dendrite_idle: Duration,
     pub mining: mining::Settings,
-    pub card: String,
+    /// At least one.
+    pub gpus: Vec<GpuSettings>,
+    /// The first generator.
     pub generator: WorkerSettings,
+    /// The first scorer.
     pub scorer: Option<WorkerSettings>,
+    /// Further generators and scorers, and enhancers.
+    pub more_workers: Vec<WorkerSettings>,
     /// A scorer is named and left out, because it is the embedded one beside a real generator.
     pub scorer_left_out: bool,
     pub zstd_level: i32,
@@ -198,19 +184,55 @@ impl Settings {
 
     /// Whether any worker is the embedded one.
     pub fn embeds_workers(&self) -> bool {
-        self.generator.url == WorkerUrl::Devnet
-            || self.scorer.as_ref().is_some_and(|scorer| scorer.url == WorkerUrl::Devnet)
+        self.workers().any(|worker| worker.url == WorkerUrl::Devnet)
+    }
+
+    /// All workers, those of a role in the order of the configuration.
+    pub fn workers(&self) -> impl Iterator<Item = &WorkerSettings> {
+        [&self.generator].into_iter().chain(&self.scorer).chain(&self.more_workers)
+    }
+
+    /// Those of one role.
+    pub fn workers_as(&self, role: Tenant) -> impl Iterator<Item = &WorkerSettings> {
+        self.workers().filter(move |worker| worker.role == role)
+    }
+
+    /// The workers on a card.
+    pub fn workers_on(&self, gpu: &GpuSettings) -> Vec<&WorkerSettings> {
+        self.workers().filter(|worker| workers::is_on(worker, gpu, &self.gpus)).collect()
+    }
+
+    /// Who judges what is made on a card: the scorer there, or else the first of all.
+    pub fn scorer_for(&self, gpu: &GpuSettings) -> Option<&WorkerSettings> {
+        self.nearest(Tenant::Scorer, gpu)
+    }
+
+    /// Who rewrites the prompts for a card.
+    pub fn enhancer_for(&self, gpu: &GpuSettings) -> Option<&WorkerSettings> {
+        self.nearest(Tenant::Enhancer, gpu)
+    }
+
+    fn nearest(&self, role: Tenant, gpu: &GpuSettings) -> Option<&WorkerSettings> {
+        let here = |worker: &&WorkerSettings| workers::is_on(worker, gpu, &self.gpus);
+        self.workers_as(role).find(here).or_else(|| self.workers_as(role).next())
+    }
+
+    /// The card that a worker is on.
+    pub fn gpu_of(&self, worker: &WorkerSettings) -> Option<&GpuSettings> {
+        self.gpus.iter().find(|gpu| workers::is_on(worker, gpu, &self.gpus))
+    }
+
+    /// What of a card's workers can never work beside the others, on a card of this size: problems with
+    /// their sums.
+    pub fn does_not_fit(&self, gpu: &GpuSettings, total: MiB) -> Vec<String> {
+        let limit = gpu.sharing.limit.map_or(total, |limit| limit.min(total));
+        workers::does_not_fit(limit, gpu, &self.workers_on(gpu))
     }
 }
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const S: fn(u64) -> Duration = Duration::from_secs;
 const DAY: u64 = 86_400;
-
-enum Worker {
-    Generator(WorkerSettings),
-    Scorer(WorkerSettings),
-}
 
 /// Reads all keys; the settings are there only if no key was missing or wrong.
 pub(super) fn read(layers: Layers, defaults: &Table) -> (Option<Settings>, Vec<Resolved>, Vec<ConfigError>) {
@@ -291,9 +313,8 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
             ("always", UnscoredPolicy::Always),
         ],
     );
-    let card = r.text("gpu.uuid");
-
-    let workers = r.entries("workers", |entry| shipped_worker(defaults, entry), worker);
+    let gpus = workers::gpus(r, defaults);
+    let named = r.entries("workers", |entry| workers::shipped_worker(defaults, entry), workers::worker);
     let validators_read = validators(r);
 
     let zstd_level = r.whole("splat.zstd_level", 1, 22);
@@ -313,25 +334,15 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
     let grace = r.duration("shutdown.grace", S(0), S(600));
     let devnet = devnet(r);
 
-    let mut generators = Vec::new();
-    let mut scorers = Vec::new();
-    for worker in workers {
-        match worker {
-            Worker::Generator(settings) => generators.push(settings),
-            Worker::Scorer(settings) => scorers.push(settings),
-        }
+    let crew = workers::crew(named);
+    // One with a mistake in it is left out, and told of already.
+    if crew.generators.is_empty() && r.is_sound("workers") {
+        r.fail("workers", workers::TOGETHER, "name at least one generator".into());
     }
-    let origin = Origin::Default;
-    if generators.len() != 1 {
-        r.fail("workers", origin.clone(), format!("name exactly one generator, not {}", generators.len()));
-    }
-    if scorers.len() > 1 {
-        r.fail("workers", origin, format!("name at most one scorer, not {}", scorers.len()));
-    }
-    let generator = generators.pop();
-    let named_scorer = scorers.pop();
-    let real_generator = generator.as_ref().is_some_and(|g| g.url != WorkerUrl::Devnet);
-    let scorer_left_out = real_generator && named_scorer.as_ref().is_some_and(|s| s.url == WorkerUrl::Devnet);
+    let scorer_left_out = crew.scorer_left_out;
+    let (mut generators, mut scorers) = (crew.generators.into_iter(), crew.scorers.into_iter());
+    let (generator, scorer) = (generators.next(), scorers.next());
+    let more_workers = generators.chain(scorers).chain(crew.enhancers).collect();
 
     let mut settings = Settings {
         network: network?,
@@ -381,9 +392,10 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
             grace: grace?,
             keep_results: keep_results?,
         },
-        card: card?,
+        gpus,
         generator: generator?,
-        scorer: named_scorer.filter(|_| !scorer_left_out),
+        scorer,
+        more_workers,
         scorer_left_out,
         zstd_level: i32::try_from(zstd_level?).ok()?,
         keep_ply: keep_ply?,
@@ -402,12 +414,13 @@ fn keys(r: &mut Reader, defaults: &Table) -> Option<Settings> {
 
 /// Rules that concern several keys.
 fn agree(r: &mut Reader, settings: &Settings) {
+    let sound = r.is_sound("gpus") && r.is_sound("workers");
     let mut fail = |key: &str, problem: String| {
         let origin = r.origin(key);
         r.fail(key, origin, problem);
     };
     if settings.is_public() {
-        if settings.generator.url == WorkerUrl::Devnet {
+        if settings.workers_as(Tenant::Generator).any(|worker| worker.url == WorkerUrl::Devnet) {
             fail(
                 "workers",
                 "the embedded generator makes toys: on a public network name your own (workers.url)".into(),
@@ -423,6 +436,12 @@ fn agree(r: &mut Reader, settings: &Settings) {
                     ),
                 );
             }
+        }
+    }
+    if sound {
+        let workers: Vec<&WorkerSettings> = settings.workers().collect();
+        for (key, problem) in workers::mistakes(&settings.gpus, &workers) {
+            fail(key, problem);
         }
     }
     let mut seen = BTreeSet::new();
@@ -465,74 +484,6 @@ fn parse_each<T: std::str::FromStr<Err: std::fmt::Display>>(
         }
     }
     parsed
-}
-
-/// What an entry of `[[workers]]` may leave out: it is taken from the shipped worker of its role.
-fn shipped_worker(defaults: &Table, entry: &Table) -> Table {
-    let shipped = defaults.get("workers").and_then(Value::as_array);
-    let same_role = |worker: &&Value| worker.get("role") == entry.get("role");
-    let found = shipped.and_then(|list| list.iter().find(same_role)).and_then(Value::as_table);
-    let mut table = found.cloned().unwrap_or_default();
-    for own in ["name", "role", "url"] {
-        table.remove(own);
-    }
-    table
-}
-
-fn worker(r: &mut Reader) -> Option<Worker> {
-    let name = r.text("name");
-    let is_generator = r.choice("role", &[("generator", true), ("scorer", false)]);
-    let url = r.read("url", |value| match value.as_str() {
-        Some("devnet") => Ok(WorkerUrl::Devnet),
-        Some(text) => text.parse().map(WorkerUrl::At).map_err(|e: crate::net::EndpointError| e.to_string()),
-        None => Err("expected a URL or \"devnet\"".into()),
-    });
-    let connect_timeout = r.duration("connect_timeout", MS(100), S(60));
-    let first_byte = r.duration("first_byte_timeout", S(1), S(DAY));
-    let total = r.duration("total_timeout", S(1), S(DAY));
-    let body = r.size("body_limit", ByteSize(64 << 10), ByteSize::mib(4_096));
-    let (dialect, kinds) = if is_generator? { prompts(r)? } else { (Dialect::Form, BTreeSet::new()) };
-    let settings = WorkerSettings {
-        name: name?,
-        url: url?,
-        dialect,
-        kinds,
-        connect_timeout: connect_timeout?,
-        limits: Limits { first_byte: first_byte?, total: total?, body: body? },
-    };
-    Some(if is_generator? { Worker::Generator(settings) } else { Worker::Scorer(settings) })
-}
-
-/// How a generator takes prompts, and which.
-fn prompts(r: &mut Reader) -> Option<(Dialect, BTreeSet<PromptKind>)> {
-    let dialect = r.choice(
-        "dialect",
-        &[("form", Dialect::Form), ("image", Dialect::Image), ("form-image", Dialect::FormImage)],
-    );
-    let kinds = r.texts("kinds");
-    let dialect = dialect?;
-    let mut wanted = BTreeSet::new();
-    for kind in kinds? {
-        let kind = match kind.as_str() {
-            "text" => PromptKind::Text,
-            "image" => PromptKind::Image,
-            other => {
-                let origin = r.origin("kinds");
-                r.fail("kinds", origin, format!("`{other}` is neither \"text\" nor \"image\""));
-                continue;
-            }
-        };
-        // The default names both kinds; what the dialect cannot carry is left out of it.
-        if dialect.kinds().contains(&kind) {
-            wanted.insert(kind);
-        }
-    }
-    if wanted.is_empty() {
-        let origin = r.origin("kinds");
-        r.fail("kinds", origin, "this dialect can carry none of these kinds of prompt".into());
-        return None;
-    }
-    Some((dialect, wanted))
 }
 
 fn validators(r: &mut Reader) -> Vec<ValidatorSettings> {

@@ -8,6 +8,7 @@ mod detect;
 mod generator;
 mod memory;
 mod multipart;
+mod process;
 mod scorer;
 
 pub use detect::{
@@ -19,4 +20,5 @@ pub use memory::{
     CacheFigure, Claim, Implausible, InvalidDialect, Means, MemoryControl, MemoryDialect, MemorySettings,
     MemoryTimeouts, Sight, SleepLevel, Unit, Verb, VerbError, VerbReply, WorkerMemory, WorkerWord,
 };
+pub use process::{ProcessSettings, Variant};
 pub use scorer::{Judgement, ScoreError, Scorer, ScorerSettings, Scores};

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Check;
 use crate::api::{AskError, ask};
-use crate::app::card;
+use crate::app::{card_id, card_lock_name};
 use crate::clock::Clock;
 use crate::config::{Loaded, Origin, Settings, WorkerUrl};
 use crate::primitives::Hotkey;
@@ -209,15 +209,16 @@ pub(super) async fn agent(
         }
     }];
     let runtime = runtime_dir();
-    let mut locks = Vec::new();
+    let mut locks: Vec<(&Path, String, &'static str)> = Vec::new();
     if let Some(data) = data {
         locks.push((data, "agent".to_owned(), "data directory"));
     }
     if let Some(hotkey) = hotkey.filter(|_| !settings.embeds_validators()) {
-        locks.push((&runtime, format!("hotkey-{hotkey}"), "hotkey"));
+        locks.push((runtime.as_path(), format!("hotkey-{hotkey}"), "hotkey"));
     }
     if settings.generator.url != WorkerUrl::Devnet {
-        locks.push((&runtime, crate::app::card_lock_name(&card(settings)), "card"));
+        let cards = settings.gpus.iter().map(card_id);
+        locks.extend(cards.map(|card| (runtime.as_path(), card_lock_name(&card), "card")));
     }
     for (dir, name, what) in locks {
         checks.push(lock(ProcessLock::holder(dir, &name), what, pid));

@@ -455,14 +455,8 @@ mod tests {
     }
 
     fn configured(dialect: Dialect) -> WorkerSettings {
-        WorkerSettings {
-            name: "main".into(),
-            url: crate::config::WorkerUrl::Devnet,
-            dialect,
-            kinds: dialect.kinds().iter().copied().collect(),
-            connect_timeout: QUESTION,
-            limits: LIMITS,
-        }
+        let settings = crate::config::load(&crate::config::Inputs::default()).unwrap().settings;
+        WorkerSettings { dialect, ..settings.generator }
     }
 
     #[test]
