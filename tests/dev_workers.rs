@@ -2,6 +2,7 @@
 
 #[path = "support/dev_workers.rs"]
 mod dev_workers;
+#[allow(dead_code, reason = "each test file uses its own part")]
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/nvml.rs"]

@@ -8,6 +8,7 @@
 mod dev_crew;
 #[path = "support/dev_workers.rs"]
 mod dev_workers;
+#[allow(dead_code, reason = "each test file uses its own part")]
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/nvml.rs"]
@@ -46,7 +47,7 @@ const JUDGE_FAULTS: &str = "lies:0.06,refuses:0.06,late:0.1,double:0.1,dies:0.04
 const MAIN_FAULTS: &str = "hangs:0.004,crashes:1,stubborn:0.3";
 
 /// A verb, or work of a few milliseconds, that is not answered within this is not answered at all.
-const VERB: Duration = Duration::from_secs(2);
+const VERB: Duration = Duration::from_secs(1);
 
 /// No request for the card waits longer, whatever goes wrong: a few restarts, each with its proofs.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -83,10 +84,10 @@ impl Shop {
         let mut crew = Crew::new(DevCard::new(), canary.clone());
         let seed = seed.to_string();
         let times = ["--seed", &*seed, "--work-time", "4ms", "--load-time", "4ms", "--unload-time", "1ms"];
-        let [main, judge] = faults;
-        let sizes = ["--resident", "3000", "--peak", "20070", "--fault", main];
+        let [main, judge] = faults.map(|faults| format!("--fault={faults}"));
+        let sizes = ["--resident", "3000", "--peak", "20070", &main];
         crew.hire(MAIN, "form", None, &[&times[..], &sizes[..]].concat()).await;
-        let sizes = ["--resident", "4813", "--peak", "4813", "--late-time", "40ms", "--fault", judge];
+        let sizes = ["--resident", "4813", "--peak", "4813", "--late-time", "40ms", &judge];
         crew.hire(JUDGE, "three-gen", Some(VERB), &[&times[..], &sizes[..]].concat()).await;
 
         let clock = Clock::system();
@@ -316,7 +317,7 @@ fn story(events: &[Event]) -> String {
 /// From when the ledger shows a change to the next order of the coordinator, journal and proof included:
 /// the time of every step of `count` hand-offs in which nothing goes wrong, in order.
 async fn overhead(count: u64) -> Vec<Duration> {
-    let shop = Shop::open(1, ["", ""]).await;
+    let shop = Shop::open(1, ["deaf:0", "deaf:0"]).await;
     let tally = Tally::default();
     let mut lane = Lane { shop: &shop, tally: &tally, rng: StdRng::seed_from_u64(1), is_fickle: false };
     // The first looks learn what there is.

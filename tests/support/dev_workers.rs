@@ -26,6 +26,7 @@ pub const CARD: MiB = MiB(24_576);
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One card, with a folder of its own.
+#[derive(Debug)]
 pub struct DevCard {
     folder: tempfile::TempDir,
     pub ledger: CardLedger,

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// One copy of the library, with figures of its own. Loaded by path, so copies do not share anything.
+#[derive(Debug)]
 pub struct StandIn(TempDir);
 
 impl StandIn {
