@@ -56,6 +56,7 @@ fn json_says_what_was_simulated_and_what_came_of_it() {
             "accepted_per_h",
             "agent",
             "busy",
+            "cards",
             "counted_h",
             "empty_per_h",
             "events",
@@ -70,6 +71,23 @@ fn json_says_what_was_simulated_and_what_came_of_it() {
         ]
     );
     assert_eq!(report["events"]["accepted"], report["window"]["most"]);
+}
+
+#[test]
+fn a_card_of_some_size_is_shown_beside_the_strict_sequence() {
+    let args = ["--card", "24576", "--validators", "12", "--hours", "1", "--warm-up", "30m"];
+    let printed = output(&args);
+    let text = String::from_utf8(printed.stdout).unwrap();
+    let complaints = String::from_utf8(printed.stderr).unwrap();
+    assert_eq!((printed.status.code(), &*complaints), (Some(0), ""), "{text}");
+    assert!(text.contains("hand-off 2s 500ms + 2s 500ms on 24576 MiB"), "{text}");
+    let swaps = |policy: &str| -> f64 {
+        let row = text.lines().find(|line| line.contains(policy)).unwrap_or_else(|| panic!("{text}"));
+        let words: Vec<_> = row.trim_start_matches([' ', '1', '2']).split_whitespace().collect();
+        let [.., swaps, _, _, _, _, _, _, _] = words[..] else { panic!("{row}") };
+        swaps.parse().unwrap_or_else(|_| panic!("{row}"))
+    };
+    assert!(swaps("agent") <= 0.5 && swaps("strict, async") > 0.9, "{text}");
 }
 
 #[test]
@@ -94,6 +112,8 @@ fn nonsense_is_refused_before_anything_starts() {
         ["--validators", "0"],
         ["--candidates", "many"],
         ["--handoff", "sometimes"],
+        ["--card", "8192"],
+        ["--card", "24GiB"],
         ["--generation", "30"],
     ] {
         assert_eq!(output(&args).status.code(), Some(2), "{args:?}");

@@ -10,10 +10,13 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
+mod card;
+
 use super::ExitStatus;
 use super::run::runtime;
 use super::stop::StopSignals;
 use crate::devnet::rules::ValidatorRules;
+use crate::primitives::MiB;
 use crate::sim::{
     Candidates, Handoff, Options, Party, Policy, Progress, Report, Scenario, Unscored, simulate,
 };
@@ -35,12 +38,16 @@ pub struct SimulateArgs {
     /// Whether the scorer must leave the card for each generation
     #[arg(long, value_name = "MODE", default_value = "per-task")]
     handoff: HandoffArg,
+    /// A card that holds so many MiB, measured, with 19.6 GiB of generator and 4.7 GiB of scorer on it that
+    /// the agent moves as it sees fit, against the strict sequence at 4, 8 and 12 validators
+    #[arg(long, value_name = "MIB", conflicts_with_all = ["handoff", "reference"], value_parser = clap::value_parser!(u64).range(21_000..=4_000_000))]
+    card: Option<u64>,
     /// q: share of candidates that pass, here and at the validator alike
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share)]
     pass: f64,
-    /// K: number of validators
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=1_000))]
-    validators: u16,
+    /// K: number of validators (default: 7, or 4, 8 and 12 with --card)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    validators: Option<u16>,
     /// Number of hotkeys
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     hotkeys: u16,
@@ -139,12 +146,13 @@ impl SimulateArgs {
             scoring: self.scoring,
             unload,
             reload: self.handoff_time - unload,
-            handoff: match self.handoff {
-                HandoffArg::Off => Handoff::Off,
-                HandoffArg::PerTask => Handoff::PerTask,
+            handoff: match (self.card, self.handoff) {
+                (Some(card), _) => Handoff::Card(MiB(card)),
+                (None, HandoffArg::Off) => Handoff::Off,
+                (None, HandoffArg::PerTask) => Handoff::PerTask,
             },
             pass: self.pass,
-            validators: self.validators,
+            validators: self.validators.unwrap_or(7),
             hotkeys: self.hotkeys,
             cards: self.cards,
             rules: ValidatorRules {
@@ -173,6 +181,11 @@ impl SimulateArgs {
 
 pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitStatus> {
     let scenario = args.scenario();
+    let cells: Vec<Scenario> = match (args.card, args.validators) {
+        (Some(_), None) => [4, 8, 12].map(|validators| Scenario { validators, ..scenario.clone() }).into(),
+        _ => vec![scenario.clone()],
+    };
+    let on_card = args.card.is_some();
     let mut parties = vec![Party::Agent];
     if args.reference {
         parties.extend(Policy::ALL.map(Party::Reference));
@@ -182,7 +195,11 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitStatus> {
     runtime()?.block_on(async move {
         let signals = StopSignals::listen().context("listen for signals")?;
         let options = Options { stop: signals.stop.clone(), log, scratch };
-        tokio::task::spawn_blocking(move || play(&scenario, &parties, &options, json)).await?
+        let play = move || match on_card {
+            true => card::play(&cells, &options, json),
+            false => play(&scenario, &parties, &options, json),
+        };
+        tokio::task::spawn_blocking(play).await?
     })
 }
 
@@ -224,10 +241,17 @@ fn tell(scenario: &Scenario, party: Party, progress: Progress) {
     }
 }
 
-fn head(out: &mut impl Write, scenario: &Scenario) -> io::Result<()> {
-    let time = |time: Duration| humantime::format_duration(time).to_string();
+fn time(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(time)
+}
+
+/// What the cards do.
+fn workload(out: &mut impl Write, scenario: &Scenario) -> io::Result<()> {
     let handoff = match scenario.handoff {
         Handoff::Off => "no hand-off".to_owned(),
+        Handoff::Card(card) => {
+            format!("hand-off {} + {} on {card}", time(scenario.unload), time(scenario.reload))
+        }
         Handoff::PerTask => {
             format!("hand-off {} + {} per task", time(scenario.unload), time(scenario.reload))
         }
@@ -238,7 +262,10 @@ fn head(out: &mut impl Write, scenario: &Scenario) -> io::Result<()> {
         time(scenario.generation),
         time(scenario.scoring),
         100.0 * scenario.pass
-    )?;
+    )
+}
+
+fn head(out: &mut impl Write, scenario: &Scenario) -> io::Result<()> {
     writeln!(
         out,
         "validators {}, hotkeys {}, cards {}; by the formula {:.1} tasks per hour; seed {}",
@@ -305,13 +332,14 @@ fn foot(out: &mut impl Write, report: &Report) -> io::Result<()> {
         writeln!(
             out,
             "NOT CLEAN: {} forbidden events at validators, {} of them violations; {} tasks open; on the \
-             cards {} crowded generations, {} beside the scorer, {} scorings without it",
+             cards {} crowded generations, {} beside the scorer, {} scorings without it, {} out of memory",
             events.forbidden,
             events.violations,
             events.open,
             report.faults.crowded,
             report.faults.scorer_in_the_way,
-            report.faults.scorer_away
+            report.faults.scorer_away,
+            report.faults.out_of_memory
         )?;
     }
     Ok(())

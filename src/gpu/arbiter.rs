@@ -275,6 +275,11 @@ impl Arbiter {
         self.forecast.send_replace(Some((self.clock.instant(), forecast)));
     }
 
+    /// Whether what is to come makes a difference to what is done with the card.
+    pub fn plans_ahead(&self) -> bool {
+        self.mode == Mode::Auto
+    }
+
     /// How many generations to make before the first of them is scored: 1 unless the card is the limit
     /// and moving the scorer costs time. By the newest forecast; cheap.
     pub fn wants_batch(&self) -> u32 {

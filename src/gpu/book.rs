@@ -285,6 +285,8 @@ impl Book {
             let Abilities { unload, canary, .. } = entry.spec.abilities;
             // Its memory was no proof the last time.
             let proves = canary || entry.suspected < 2;
+            // Less may be half of it; more may be what it worked with.
+            let rests = if held < amounts.resident { canary || entry.sound } else { !entry.worked };
             // Enough to tell by it where a worker is.
             let tells = amounts.moves() > TOLERANCE;
             let loaded = held >= amounts.context.saturating_add(MiB(amounts.moves().0 / 2));
@@ -304,13 +306,7 @@ impl Book {
                     }
                 }
                 WorkerState::Unloaded if settled => self.ledger.saw_context(&id, held),
-                WorkerState::Resident if settled && held < amounts.resident => {
-                    // Half of it may be there.
-                    if canary || entry.sound {
-                        self.ledger.saw_resident(&id, held);
-                    }
-                }
-                WorkerState::Resident if settled && !entry.worked => self.ledger.saw_resident(&id, held),
+                WorkerState::Resident if settled && rests => self.ledger.saw_resident(&id, held),
                 WorkerState::Resident => self.ledger.saw_at_work(&id, None, held),
                 _ => {}
             }

@@ -495,9 +495,14 @@ impl Effects for FakeCard {
 
 /// A journal in memory.
 #[derive(Debug, Clone, Default)]
-pub(super) struct FakeLog(Arc<Mutex<Vec<String>>>);
+pub(super) struct FakeLog(Arc<Mutex<Vec<String>>>, Duration);
 
 impl FakeLog {
+    /// One that takes so long to write a step down.
+    pub(super) fn slow(time: Duration) -> Self {
+        Self(Arc::default(), time)
+    }
+
     /// What was written since the last look.
     pub(super) fn lines(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap())
@@ -517,6 +522,7 @@ impl HandoffLog for FakeLog {
     }
     fn step(&self, _: HandoffId, step: StepTaken) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(async move {
+            sleep(self.1).await;
             let how = step.failure.map_or("done".to_owned(), |why| why);
             self.write(format!("{}: {how}", step.step));
             Ok(())

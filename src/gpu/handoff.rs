@@ -63,6 +63,7 @@ impl Keeper {
         at_work: Option<&AtWork<'_>>,
     ) -> Result<(), HandoffError> {
         self.book.forget_tries();
+        self.shown_at = None;
         let mut deal = None;
         let mut whys = Vec::new();
         let result = self.rounds(want, cause, at_work, &mut deal, &mut whys).await;
@@ -85,6 +86,7 @@ impl Keeper {
             };
             self.noted(written);
         }
+        self.next_step_begins();
         result
     }
 

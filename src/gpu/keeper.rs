@@ -4,6 +4,7 @@
 //! order to stop, and deals with what came. Hand-offs are made one at a time and to their end; who
 //! asks meanwhile waits in the inbox. A request that nobody waits for any more is passed over.
 
+mod eye;
 mod idle;
 
 use std::collections::VecDeque;
@@ -14,11 +15,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::eye::Eye;
 use super::arbiter::{Ending, Lease, LeaseError, Order, Recovery, Request, Said, Shared};
 use super::book::{Book, Entry, Scene};
 use super::effects::{Cause, Effects, HandoffLog, NoLog, OpenHandoff};
 use super::household::{Household, Settings};
-use super::pace::{Act, Mean};
+use super::pace::{Act, Lags, Mean};
 use super::plan::{Budget, Plan, Reach, Step, Urgency, Wanted, plan};
 use super::policy::{Forecast, Mode, Turn, pick};
 use super::reading::{Pressure, Reading};
@@ -74,6 +76,7 @@ struct Hold {
     deadline: Duration,
     /// When the deadline is over; `None` if that changes nothing, as nobody can tell what the card does.
     ends: Option<Instant>,
+    eye: Option<Eye>,
 }
 
 /// See the [module](self).
@@ -92,6 +95,9 @@ pub(super) struct Keeper {
     pub(super) is_lost: bool,
     pub(super) last_plan: Option<String>,
     pub(super) swaps: u64,
+    /// When the card showed the end of the last step, until the next one begins.
+    pub(super) shown_at: Option<Instant>,
+    pub(super) lags: Lags,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Waiter>,
     forecast: watch::Receiver<Option<(Instant, Forecast)>>,
@@ -107,6 +113,8 @@ pub(super) struct Keeper {
     no_way_before: Option<Instant>,
     generation: Mean,
     scoring: Mean,
+    /// When the generator was granted the card last.
+    generated_at: Option<Instant>,
 }
 
 /// What a keeper hears from outside.
@@ -154,6 +162,8 @@ impl Keeper {
             is_lost: false,
             last_plan: None,
             swaps: 0,
+            shown_at: None,
+            lags: Lags::default(),
             shared,
             inbox,
             forecast,
@@ -166,6 +176,7 @@ impl Keeper {
             no_way_before: None,
             generation: Mean::default(),
             scoring: Mean::default(),
+            generated_at: None,
         }
     }
 
@@ -199,6 +210,7 @@ impl Keeper {
         let timer = [
             self.look_at,
             self.hold.as_ref().and_then(|hold| hold.ends),
+            self.hold.as_ref().and_then(|hold| hold.eye.as_ref()).map(|eye| eye.look_at),
             self.vigil.as_ref().map(Vigil::look_at),
         ];
         let timer = timer.into_iter().flatten().min();
@@ -244,7 +256,12 @@ impl Keeper {
     }
 
     pub(super) fn forecast(&self) -> Option<(Instant, Forecast)> {
-        *self.forecast.borrow()
+        let (at, mut forecast) = (*self.forecast.borrow())?;
+        let begun = |since: Instant| self.generated_at.is_some_and(|at| at >= since);
+        if forecast.making_since.is_some_and(|since| !begun(since)) {
+            forecast.queued_generations = forecast.queued_generations.saturating_add(1);
+        }
+        Some((at, forecast))
     }
 
     /// Serves whoever is to be served while the card is free.
@@ -335,7 +352,11 @@ impl Keeper {
         let (lease, line) = Lease::grant(tenant, found.clone(), [asked, picked, granted]);
         let deadline = deadline.unwrap_or(self.settings.deadline);
         let ends = granted.checked_add(deadline).filter(|_| self.effects.is_some() && found.is_some());
-        self.hold = Some(Hold { tenant, worker: found, line, granted, since, deadline, ends });
+        if tenant == Tenant::Generator {
+            self.generated_at = Some(granted);
+        }
+        let eye = found.as_ref().and_then(|id| self.open_eye(id, tenant, granted));
+        self.hold = Some(Hold { tenant, worker: found, line, granted, since, deadline, ends, eye });
         // If nobody takes it, it says so.
         drop(reply.send(Ok(lease)));
     }
@@ -552,6 +573,7 @@ impl Keeper {
             waiting: self.queue.len(),
             last_plan: self.last_plan.clone(),
             swaps: self.swaps,
+            lags: self.lags.view(),
         };
         self.shared.view.send_replace(view);
     }

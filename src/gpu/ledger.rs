@@ -89,6 +89,16 @@ impl Ledger {
         })
     }
 
+    /// The greediest of the stages after the one that is the greediest of all; `None` if that is the
+    /// last or only one.
+    pub fn after_crest(&self, worker: &WorkerId) -> Option<Stage> {
+        let peaks = &self.beliefs.get(worker)?.peaks;
+        let most = peaks.iter().map(|(_, peak)| *peak).max()?;
+        let crest = peaks.iter().rposition(|(_, peak)| *peak == most)?;
+        let (stage, _) = peaks[crest + 1..].iter().max_by_key(|(_, peak)| *peak)?;
+        Some(stage.clone())
+    }
+
     /// Takes in what a worker held at rest.
     pub fn saw_resident(&mut self, worker: &WorkerId, measured: MiB) {
         let limit = self.limit;
@@ -218,6 +228,10 @@ mod tests {
         ledger.saw_at_work(&W(), Some(&stage("splat")), MiB(2_000));
         assert_eq!(ledger.peak(&W(), Some(&stage("splat"))), MiB(7_000));
         assert!(!ledger_of_one().is_last_stage(&W(), &stage("work")));
+        assert_eq!(
+            (ledger.after_crest(&W()), ledger_of_one().after_crest(&W())),
+            (Some(stage("splat")), None)
+        );
     }
 
     fn ledger_of_one() -> Ledger {

@@ -44,7 +44,7 @@ pub use ledger::{Amounts, Ledger};
 pub use plan::{Budget, Plan, Reach, Standing, Step, Sums, Tried, Unplaceable, Urgency, Wanted, plan};
 pub use policy::{Batch, Forecast, Mode, Times, batch};
 pub use reading::{Implausible, Pressure, ProcessMemory, Reading};
-pub use view::{CardView, LeaseView, MemoryView, WorkerView};
+pub use view::{CardView, LagView, LeaseView, MemoryView, WorkerView};
 pub use worker::{Abilities, AtStart, Residency, Row, Stage, Tenant, WorkerId, WorkerSpec, WorkerState};
 
 #[cfg(test)]

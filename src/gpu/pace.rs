@@ -1,9 +1,10 @@
 //! How long things take, and how long they may take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::plan::Step;
+use super::view::LagView;
 use super::worker::WorkerId;
 
 /// A running mean that forgets: the last ten or so make most of it.
@@ -20,6 +21,33 @@ impl Mean {
 
     pub(super) fn get(&self) -> Option<Duration> {
         self.0.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9)))
+    }
+}
+
+/// What a card's keeper itself took of late between two steps of a hand-off.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lags {
+    latest: VecDeque<Duration>,
+    count: u64,
+}
+
+impl Lags {
+    const KEPT: usize = 1_024;
+
+    pub(super) fn observe(&mut self, time: Duration) {
+        self.count += 1;
+        self.latest.push_front(time);
+        self.latest.truncate(Self::KEPT);
+    }
+
+    pub(super) fn view(&self) -> LagView {
+        let mut sorted: Vec<Duration> = self.latest.iter().copied().collect();
+        sorted.sort_unstable();
+        let at = |share: f64| {
+            let last = sorted.len().saturating_sub(1);
+            sorted.get((share * last as f64).round() as usize).copied().unwrap_or_default()
+        };
+        LagView { count: self.count, p50: at(0.5), p99: at(0.99), most: at(1.0) }
     }
 }
 

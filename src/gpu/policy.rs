@@ -39,12 +39,19 @@ pub struct Forecast {
     pub next_generation_in: Option<Duration>,
     /// Tasks that only wait for the generator.
     pub queued_generations: u32,
-    /// Results that only wait for the scorer.
+    /// Results that only wait for the scorer; with `making_since`, once that generation has ended.
     pub queued_scorings: u32,
+    /// Since when a task is in the hands of whoever asks for the card next to generate. It counts as
+    /// waiting for the generator until that lease is granted.
+    pub making_since: Option<Instant>,
     /// What a second of the card is worth, in any unit; 0 unless cards are the limit.
     pub card_price: f64,
     /// What a second of a lane is worth, in the same unit.
     pub lane_price: f64,
+    /// K: lanes that give tasks, per card; 0: not known.
+    pub lanes: f64,
+    /// From one candidate of a lane to the next if none waits for others (rules.md R2).
+    pub period: Duration,
 }
 
 /// What the turns on a card take.
@@ -58,10 +65,15 @@ pub struct Times {
     pub swap: Duration,
 }
 
+/// Less is not worth a later answer.
+const LEAST_GAIN: f64 = 1.002;
+
 /// How many generations to make per swap.
 ///
 /// One more generation a swap saves each task h/M - h/(M+1) of the card, and has it wait for half a
-/// generation and half a scoring more (rules.md R9, "Hand-off": b(M) = g + h/M + v).
+/// generation and half a scoring more (rules.md R9, "Hand-off": b(M) = g + h/M + v). That must be worth
+/// its price; and the lanes, which come back later by that wait, must still keep the card busy: just
+/// above K* they would not.
 pub fn batch(times: &Times, forecast: &Forecast, policy: Batch) -> u32 {
     let most = match policy {
         Batch::Fixed(count) => return count.max(1),
@@ -69,9 +81,16 @@ pub fn batch(times: &Times, forecast: &Forecast, policy: Batch) -> u32 {
     };
     let seconds = |time: Duration| time.as_secs_f64();
     let wait = (seconds(times.generation) + seconds(times.scoring)) / 2.0;
+    let rate = |count: u32| {
+        let card =
+            seconds(times.generation) + seconds(times.scoring) + seconds(times.swap) / f64::from(count);
+        let lane = seconds(forecast.period) + f64::from(count - 1) * wait;
+        if forecast.lanes > 0.0 { (1.0 / card).min(forecast.lanes / lane) } else { 1.0 / card }
+    };
     let pays = |count: u32| {
         let saved = seconds(times.swap) / (f64::from(count) * f64::from(count + 1));
-        forecast.card_price * saved > forecast.lane_price * wait
+        let faster = rate(count + 1) > rate(count) * LEAST_GAIN;
+        faster && forecast.card_price * saved > forecast.lane_price * wait
     };
     (1..most).find(|count| !pays(*count)).unwrap_or(most)
 }
@@ -194,6 +213,15 @@ mod tests {
         assert_eq!(of(prices(1.0, 0.1)), 2);
         assert_eq!(of(prices(1.0, 0.04)), 3);
         assert_eq!(of(prices(1.0, 1.0)), 1);
+    }
+
+    #[test]
+    fn lanes_that_come_back_later_must_still_keep_the_card_busy() {
+        // rules.md R9: e 44.75 s, so 314.75 s from pull to pull, and K* is 7.9.
+        let period = Duration::from_millis(314_750);
+        let of =
+            |lanes| batch(&reference(), &Forecast { lanes, period, ..prices(1.0, 0.0) }, Batch::default());
+        assert_eq!([4.0, 8.0, 9.0, 10.0, 12.0, 20.0].map(of), [1, 1, 2, 3, 4, 4]);
     }
 
     #[test]

@@ -252,6 +252,7 @@ impl Keeper {
 
     pub(super) async fn sing(&mut self, step: &Step) -> Result<(), StepError> {
         let (Some(effects), Some(worker)) = (self.effects.clone(), step.worker()) else { return Ok(()) };
+        self.next_step_begins();
         let budget = self.book.paces.budget(worker, Act::Canary);
         let began = self.clock.instant();
         let song = timeout(budget, effects.canary(worker)).await;
@@ -268,14 +269,23 @@ impl Keeper {
             }
         }
         let now = self.now();
+        self.shown_at = Some(now.1);
         self.book.enter(worker, WorkerState::Resident, now);
         Ok(())
+    }
+
+    /// What came between a step and the next one, or the end, was ours.
+    pub(super) fn next_step_begins(&mut self) {
+        if let Some(at) = self.shown_at.take() {
+            self.lags.observe(self.clock.instant() - at);
+        }
     }
 
     /// Tells a worker to do something, and waits for its answer.
     pub(super) async fn call(&mut self, step: &Step) -> Result<(), EffectError> {
         let (Some(effects), Some(act)) = (self.effects.clone(), Act::of(step)) else { return Ok(()) };
         let Some(worker) = step.worker() else { return Ok(()) };
+        self.next_step_begins();
         let budget = self.book.paces.budget(worker, act);
         let began = self.clock.instant();
         let effects = Arc::clone(&effects);
@@ -320,6 +330,7 @@ impl Keeper {
         let mut moved_at: Option<Instant> = None;
         let mut waits = SCHEDULE.into_iter().chain(std::iter::repeat(SCHEDULE[SCHEDULE.len() - 1]));
         loop {
+            let looked_at = self.clock.instant();
             let sight = self.look().await;
             let waited = began.elapsed();
             let shown = match &sight {
@@ -335,6 +346,7 @@ impl Keeper {
             let tail = moved_at.is_some_and(|at| at.elapsed() >= TAIL);
             if shown.moved && (shown.free || tail || waited >= budget) {
                 self.book.paces.took(proof.worker, act, waited);
+                self.shown_at = Some(looked_at);
                 if !proof.outwards {
                     self.correct(proof, sight.reading());
                 }

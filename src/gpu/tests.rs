@@ -1,3 +1,5 @@
+mod ahead;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +28,12 @@ struct Rig {
 
 impl Rig {
     fn of(workers: Vec<WorkerSpec>, sees: Sees, settings: Settings) -> Self {
+        Self::noting(FakeLog::default(), workers, sees, settings)
+    }
+
+    fn noting(log: FakeLog, workers: Vec<WorkerSpec>, sees: Sees, settings: Settings) -> Self {
         let clock = Clock::starting_at(UnixTime::from_secs(1_763_600_000));
-        let (fake, log) = (FakeCard::new(&workers, sees), FakeLog::default());
+        let fake = FakeCard::new(&workers, sees);
         let household =
             Household { settings, workers, effects: Arc::new(fake.clone()), log: Arc::new(log.clone()) };
         Self { arbiter: Arbiter::of(card(), clock, household), card: fake, log }
@@ -133,27 +139,6 @@ async fn nothing_is_moved_where_everything_fits() {
     assert!(view.last_plan.unwrap().starts_with("nothing to move: scorer needs 4813 MiB; 24576 MiB"));
     assert_eq!(view.memory.unwrap().pressure, Pressure::Low);
     assert_eq!(rig.arbiter.wants_batch(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_left_comes_back_when_the_card_is_idle() {
-    let rig = Rig::new(Sees::Processes);
-    rig.generate().await;
-    assert!(!rig.card.is_loaded(SCORER));
-    sleep(S(5)).await;
-    assert!(rig.card.is_loaded(SCORER));
-    assert_eq!(rig.state(SCORER), WorkerState::Resident);
-    assert_eq!(ms(rig.score()).await, 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn per_task_the_scorer_comes_back_after_every_generation() {
-    let settings = Settings { mode: Mode::PerTask, ..Settings::default() };
-    let rig = Rig::of(reference(), Sees::Processes, settings);
-    rig.generate().await;
-    sleep(MS(2_750)).await;
-    assert!(rig.card.is_loaded(SCORER));
-    assert_eq!(ms(rig.generate()).await, 2_500);
 }
 
 #[tokio::test(start_paused = true)]
@@ -389,70 +374,6 @@ async fn a_suspect_is_looked_at_before_it_is_used_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn way_is_made_ahead_of_a_generation_that_is_expected() {
-    let rig = Rig::new(Sees::Processes);
-    // So that the times are known.
-    rig.generate().await;
-    rig.score().await;
-    rig.arbiter.hint(Forecast { next_generation_in: Some(S(60)), ..Forecast::default() });
-    sleep(S(57)).await;
-    assert!(rig.card.is_loaded(SCORER));
-    sleep(MS(3_100)).await;
-    assert!(!rig.card.is_loaded(SCORER));
-    assert_eq!(ms(rig.generate()).await, 0);
-    rig.score().await;
-    // It does not come: the scorer is back soon.
-    rig.arbiter.hint(Forecast { next_generation_in: Some(S(60)), ..Forecast::default() });
-    sleep(S(60)).await;
-    assert!(!rig.card.is_loaded(SCORER));
-    sleep(S(10)).await;
-    assert!(rig.card.is_loaded(SCORER));
-    assert_eq!(rig.card.forbidden(), Forbidden::default());
-}
-
-#[tokio::test(start_paused = true)]
-async fn batches_are_wanted_when_cards_are_the_limit_and_results_can_wait() {
-    let rig = Rig::new(Sees::Processes);
-    let scarce = Forecast { card_price: 1.0, ..Forecast::default() };
-    rig.arbiter.hint(scarce);
-    assert_eq!(rig.arbiter.wants_batch(), 1);
-    rig.generate().await;
-    rig.score().await;
-    sleep(MS(1)).await;
-    assert_eq!(rig.arbiter.wants_batch(), 4);
-    let times = rig.arbiter.times();
-    assert_eq!((times.generation, times.scoring), (S(30), S(5)));
-    assert!(times.swap >= S(5) && times.swap < MS(5_100), "{times:?}");
-    rig.arbiter.hint(Forecast { lane_price: 1.0, ..scarce });
-    assert_eq!(rig.arbiter.wants_batch(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn generations_that_wait_go_before_a_swap_but_not_for_ever() {
-    let rig = Rig::new(Sees::Processes);
-    rig.generate().await;
-    rig.score().await;
-    rig.arbiter.hint(Forecast { card_price: 1.0, queued_generations: 9, ..Forecast::default() });
-    let first = rig.lease(Tenant::Generator).await;
-    let order = std::sync::Mutex::new(Vec::new());
-    let ask = async |number: u64, tenant| {
-        sleep(MS(number)).await;
-        let lease = rig.lease(tenant).await;
-        order.lock().unwrap().push(number);
-        sleep(S(1)).await;
-        lease.end(Ending::Done);
-    };
-    let release = async {
-        sleep(S(1)).await;
-        first.end(Ending::Done);
-    };
-    let generations = join_all((2..=6).map(|number| ask(number, Tenant::Generator)));
-    tokio::join!(ask(1, Tenant::Scorer), generations, release);
-    // Three more make a batch of four.
-    assert_eq!(*order.lock().unwrap(), [2, 3, 4, 1, 5, 6]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_recovery_brings_the_card_to_a_known_state() {
     let mut workers = reference();
     for worker in &mut workers {
@@ -562,34 +483,6 @@ async fn one_that_moves_others_by_itself_is_left_alone_and_they_are_looked_at() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_scorer_comes_back_beside_the_last_stage() {
-    let mut workers = reference();
-    let id = WorkerId::new(GENERATOR);
-    let row = |stage: &str, peak| Row {
-        worker: id.clone(),
-        stage: Stage::new(stage),
-        resident: MiB(400),
-        peak: MiB(peak),
-    };
-    workers[0].rows = vec![row("image", 10_000), row("shape", PEAK), row("splat", 6_000)];
-    let rig = Rig::of(workers, Sees::Processes, Settings::default());
-    let lease = rig.lease(Tenant::Generator).await;
-    rig.card.work(GENERATOR, PEAK, S(20)).await;
-    lease.entered(&Stage::new("shape"));
-    sleep(S(1)).await;
-    assert!(!rig.card.is_loaded(SCORER));
-    let last = async {
-        lease.entered(&Stage::new("splat"));
-        rig.card.work(GENERATOR, 6_000, S(5)).await;
-        lease.end(Ending::Done);
-    };
-    last.await;
-    assert!(rig.card.is_loaded(SCORER));
-    assert_eq!(ms(rig.score()).await, 0);
-    assert_eq!(rig.card.forbidden(), Forbidden::default());
-}
-
-#[tokio::test(start_paused = true)]
 async fn document_003_three_workers_take_turns() {
     // 10, 15 and 30 GiB on 48: scaled to this card.
     let mut workers = vec![
@@ -611,18 +504,6 @@ async fn document_003_three_workers_take_turns() {
     assert!(rig.card.is_loaded("wan"));
     let unknown = Request { worker: Some("flux".into()), ..Tenant::Generator.into() };
     assert_eq!(rig.arbiter.lease(unknown).await.unwrap_err(), LeaseError::NoSuchWorker("flux".into()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn proofs_cost_milliseconds() {
-    let rig = Rig::new(Sees::Processes);
-    let before = rig.card.probes();
-    let handoff = rig.generate().await;
-    assert!(handoff <= MS(2_502), "{handoff:?}");
-    assert!(rig.card.probes() - before <= 4, "{}", rig.card.probes() - before);
-    rig.card.will("load", SCORER, &[Fault::Slow(MS(400))]);
-    let handoff = rig.score().await;
-    assert!(handoff <= MS(2_500 + 400 + 200 + 4), "{handoff:?}");
 }
 
 #[tokio::test(start_paused = true)]

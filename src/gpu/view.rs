@@ -23,6 +23,20 @@ pub struct CardView {
     pub last_plan: Option<String>,
     /// Hand-offs that moved somebody.
     pub swaps: u64,
+    pub lags: LagView,
+}
+
+/// What hand-offs cost beyond what the workers take: from the look that showed the end of a step to the
+/// next verb or the end of the hand-off, the journal included. What passed before that look, up to 50 ms,
+/// is not in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LagView {
+    /// Since the start.
+    pub count: u64,
+    /// Of the last thousand or so.
+    pub p50: Duration,
+    pub p99: Duration,
+    pub most: Duration,
 }
 
 /// The memory of a card.
@@ -72,6 +86,7 @@ impl CardView {
             waiting: 0,
             last_plan: None,
             swaps: 0,
+            lags: LagView::default(),
         }
     }
 }

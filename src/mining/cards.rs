@@ -1,8 +1,8 @@
 //! What each card is doing, as far as the loop must know to give it the next task.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
+
+use super::batches::Outlook;
 
 /// Position of a card in the setup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +18,10 @@ pub(super) enum Turn {
 #[derive(Debug)]
 pub(super) struct Card {
     pub(super) state: CardState,
+    /// It scores what was gathered before it makes anything.
+    pub(super) scores: bool,
+    /// What its arbiter was last told.
+    pub(super) told: Option<Outlook>,
 }
 
 #[derive(Debug)]
@@ -39,7 +43,7 @@ pub(super) enum CardState {
 
 impl Card {
     pub(super) fn new(now: Instant) -> Self {
-        Self { state: CardState::Idle { since: now } }
+        Self { state: CardState::Idle { since: now }, scores: false, told: None }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -48,15 +52,5 @@ impl Card {
 
     pub(super) fn is_gone(&self) -> bool {
         matches!(self.state, CardState::Gone { .. })
-    }
-
-    /// When the task in its hands is expected to leave it: `making` and `judging` are what the turns
-    /// usually take.
-    pub(super) fn expected_end(&self, making: Duration, judging: Duration) -> Option<Instant> {
-        match self.state {
-            CardState::Busy { turn: Turn::Making, since, .. } => Some(since + making + judging),
-            CardState::Busy { turn: Turn::Judging, since, .. } => Some(since + judging),
-            CardState::Idle { .. } | CardState::Gone { .. } => None,
-        }
     }
 }

@@ -39,6 +39,7 @@ impl Miner {
             if self.makes_in_time() {
                 self.fill_cards();
             }
+            self.tell_cards();
             return;
         }
         self.look_at_gone_cards();
@@ -47,6 +48,7 @@ impl Miner {
         self.pull_tasks(budget);
         // A task that can only be declined needs no card.
         self.send_answers();
+        self.tell_cards();
     }
 
     /// Answers that go out again have half of the permits at most: validators that never reply would
@@ -161,20 +163,17 @@ impl Miner {
     }
 
     /// The moment at which something is to be done about a card.
-    pub(super) fn card_timer(&self, card: &Card, now: Instant) -> Option<Instant> {
-        let at = match card.state {
+    pub(super) fn card_timer(&self, card: CardNo, now: Instant) -> Option<Instant> {
+        let at = match self.cards[card.0].state {
             CardState::Gone { look_at, .. } => look_at,
-            CardState::Busy { .. } => {
-                let (making, judging) = self.turns();
-                card.expected_end(making, judging).map(|end| end - self.measures.lead())
-            }
+            CardState::Busy { .. } => self.free_at(card).map(|at| at - self.measures.lead()),
             CardState::Idle { .. } => None,
         };
         at.filter(|at| *at > now)
     }
 
     /// What the two turns of a task on a card usually take.
-    fn turns(&self) -> (Duration, Duration) {
+    pub(super) fn turns(&self) -> (Duration, Duration) {
         let scored = self.tools.benches.iter().any(|bench| bench.scorer.is_some()) && !self.skips_scoring();
         (self.measures.making(), if scored { self.measures.judging() } else { Duration::ZERO })
     }
@@ -192,7 +191,7 @@ impl Miner {
     fn wanting_card(&self) -> u32 {
         let now = self.tools.clock.instant();
         let due = self.resting.range(..=(now, LaneNo(u32::MAX))).count();
-        u32::try_from(due + self.waiting.len()).unwrap_or(u32::MAX)
+        u32::try_from(due + self.waiting.len() - self.gathered_everywhere()).unwrap_or(u32::MAX)
     }
 
     fn fill_cards(&mut self) {
@@ -201,16 +200,21 @@ impl Miner {
             let Some(Errand::Open(work)) = self.lanes.get(&no).map(|lane| &lane.errand) else { continue };
             let kind = work.task.prompt.kind();
             let makes = matches!(work.state, TaskState::Open(_));
+            let makes_it =
+                |card: &CardNo| self.tools.benches[card.0].generator.makes(kind) && !self.scores_next(*card);
+            let on = self.gathered_on(no);
+            let scores_it = |card: &CardNo| on.is_none_or(|on| on == *card && self.scores_next(on));
             let idle: Vec<CardNo> = (0..self.cards.len())
-                .filter(|n| self.cards[*n].is_idle())
-                .filter(|n| !makes || self.tools.benches[*n].generator.makes(kind))
                 .map(CardNo)
+                .filter(|card| self.cards[card.0].is_idle())
+                .filter(|card| if makes { makes_it(card) } else { scores_it(card) })
                 .collect();
             let Some(first) = idle.first().copied() else { continue };
             if makes {
                 let crew = self.crew(no, &idle);
                 self.start_making(no, &crew);
             } else {
+                self.cards[first.0].scores = true;
                 self.start_judging_kept(no, first);
             }
         }
@@ -253,6 +257,7 @@ impl Miner {
         self.relist(no);
         for card in cards.iter().copied() {
             self.occupy(card, Turn::Making);
+            self.cards[card.0].scores = false;
             let (tools, task) = (Arc::clone(&self.tools), Arc::clone(&task));
             let decisions = std::mem::take(&mut decisions);
             self.spawn(Job::Card(no, card, Turn::Making), async move {
@@ -337,7 +342,6 @@ impl Miner {
     /// before anything is pulled for it. `due` lanes are waiting.
     fn slot(&self, due: usize) -> Option<(Instant, Option<CardNo>)> {
         let now = self.tools.clock.instant();
-        let (making, judging) = self.turns();
         let soon = now + self.measures.lead();
         let mut idle: Vec<(Instant, CardNo)> = Vec::new();
         let mut ending = 0;
@@ -346,9 +350,8 @@ impl Miner {
                 CardState::Idle { since } => idle.push((since, CardNo(number))),
                 CardState::Busy { .. } => {
                     let known = self.measures.has_made();
-                    ending += usize::from(
-                        known && card.expected_end(making, judging).is_some_and(|end| end <= soon),
-                    );
+                    let free_at = self.free_at(CardNo(number));
+                    ending += usize::from(known && free_at.is_some_and(|at| at <= soon));
                 }
                 CardState::Gone { .. } => {}
             }
@@ -370,16 +373,21 @@ impl Miner {
         (working && due > 1 && beyond < stock && self.prices().card > 0.0).then_some((now, None))
     }
 
-    /// Tasks that wait for a card and can be worked on.
+    /// Results that were gathered, on any card.
+    fn gathered_everywhere(&self) -> usize {
+        self.waiting.iter().filter(|(_, no)| self.gathered_on(*no).is_some()).count()
+    }
+
+    /// Tasks that wait for a card to be made there, and can be.
     fn wanting(&self) -> usize {
         let stranded = self.waiting.iter().filter(|(_, no)| {
             self.lanes.get(no).and_then(Lane::work).is_some_and(|work| work.stranded.is_some())
         });
-        self.waiting.len() - stranded.count()
+        self.waiting.len() - stranded.count() - self.gathered_everywhere()
     }
 
     /// Pulls that will bring a task any moment.
-    fn coming(&self, now: Instant) -> usize {
+    pub(super) fn coming(&self, now: Instant) -> usize {
         self.running.values().filter_map(Running::slow_pull).filter(|slow| now < *slow).count()
     }
 
@@ -450,7 +458,7 @@ impl Miner {
         self.measures.prices(lanes, cards.max(1), &self.tools.settings, scored)
     }
 
-    fn may_ask_at_all(&self, lane: &Lane, now: UnixTime) -> bool {
+    pub(super) fn may_ask_at_all(&self, lane: &Lane, now: UnixTime) -> bool {
         !lane.leaving && self.ours[lane.member].may_pull(now) && !self.measures.is_demoted(&lane.key.source)
     }
 

@@ -161,6 +161,27 @@ impl Measures {
         self.making.get().unwrap_or(USUAL_MAKING) + self.unloading.get().unwrap_or_default()
     }
 
+    /// The same without moving anybody.
+    pub(super) fn generating(&self) -> Duration {
+        self.making.get().unwrap_or(USUAL_MAKING)
+    }
+
+    /// Candidates that a task takes on average.
+    pub(super) fn candidates(&self, settings: &Settings) -> f64 {
+        let mut reached = 1.0;
+        let pass = self.passing.vector(settings.max_retries);
+        let share = |pass: f64| {
+            let share = reached;
+            reached *= 1.0 - pass.clamp(0.0, 1.0);
+            share
+        };
+        pass.into_iter().map(share).sum::<f64>().max(1.0)
+    }
+
+    pub(super) fn pulling(&self) -> Duration {
+        self.pulling.get().unwrap_or(USUAL_PULL)
+    }
+
     pub(super) fn has_made(&self) -> bool {
         self.making.get().is_some()
     }
@@ -176,7 +197,7 @@ impl Measures {
 
     /// What a pull takes: the lead with which the next task is fetched, at most a second.
     pub(super) fn lead(&self) -> Duration {
-        (self.pulling.get().unwrap_or(USUAL_PULL) + Duration::from_millis(50)).min(Duration::from_secs(1))
+        (self.pulling() + Duration::from_millis(50)).min(Duration::from_secs(1))
     }
 
     /// The part of a task's time at its validator that is no card time.

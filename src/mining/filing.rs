@@ -182,10 +182,10 @@ impl Miner {
                 Event::Failed { reason, retryable: true }
             }
         };
-        self.take_outcome(no, event);
+        self.take_outcome(no, event, Some(card));
     }
 
-    /// A kept result goes to the scorer of its card, or out as it is.
+    /// A kept result goes to the scorer of its card, at once or with others, or out as it is.
     fn take_kept(&mut self, no: LaneNo, card: CardNo, result: KeptResult) -> Option<Event> {
         let scored = self.tools.benches[card.0].scorer.is_some();
         let Some(Errand::Making(crew)) = self.lanes.get(&no).map(|lane| &lane.errand) else { return None };
@@ -198,6 +198,14 @@ impl Miner {
         if self.grace_left().is_some_and(|left| self.measures.judging() > left) {
             return None;
         }
+        let alone = self
+            .lanes
+            .get(&no)
+            .is_some_and(|lane| matches!(&lane.errand, Errand::Making(crew) if crew.size == 1));
+        if scored && alone && self.gathers(card) {
+            return Some(Event::Kept(result));
+        }
+        self.cards[card.0].scores = true;
         self.start_judging(no, card, result);
         None
     }
@@ -214,11 +222,11 @@ impl Miner {
         if matches!(result.verdict, Some(Verdict::Scored(_))) {
             self.measures.judged(took);
         }
-        self.take_outcome(no, Event::Judged(result));
+        self.take_outcome(no, Event::Judged(result), None);
     }
 
     /// One card of a task's crew is done; with the last one the task goes on.
-    fn take_outcome(&mut self, no: LaneNo, event: Event) {
+    fn take_outcome(&mut self, no: LaneNo, event: Event, made_on: Option<CardNo>) {
         let Some(lane) = self.lanes.get_mut(&no) else { return };
         let Errand::Making(crew) = &mut lane.errand else { return };
         crew.pending = crew.pending.saturating_sub(1);
@@ -237,14 +245,14 @@ impl Miner {
         }
         let Some((event, others)) = crew.outcome() else { return };
         let Errand::Making(crew) = std::mem::replace(&mut lane.errand, Errand::Resting) else { return };
-        let OpenWork { task, state, stranded } = crew.work;
+        let OpenWork { task, state, stranded, .. } = crew.work;
         let mut terms = self.terms(&task);
         terms.pass = self.measures.passing.after(failed + 1);
         // Where the best does not pass, none of the others did.
         let also = others.into_iter().filter(|score| passes(*score, &terms)).count();
         let (state, decision) = advance(state.with_passed(also as u32), event, &terms);
         if let Some(lane) = self.lanes.get_mut(&no) {
-            lane.errand = Errand::Open(OpenWork { task, state, stranded });
+            lane.errand = Errand::Open(OpenWork { task, state, stranded, made_on });
         }
         if let Some(decision) = decision {
             self.note(no, decision.what(), decision.reason());
@@ -279,7 +287,7 @@ impl Miner {
         let (member, source) = (lane.member, lane.key.source);
         lane.cooldowns = cooldowns;
         let Errand::Answering(work) = std::mem::replace(&mut lane.errand, Errand::Resting) else { return };
-        let OpenWork { task, state, stranded } = work;
+        let OpenWork { task, state, stranded, made_on } = work;
         let (was_empty, unscored) = match &state {
             TaskState::Answering { answer, .. } => (
                 matches!(answer, Answer::Empty(_)),
@@ -289,7 +297,7 @@ impl Miner {
         };
         let state = replied(state, &meaning, at, &self.tools.settings);
         if outcome.is_none() {
-            lane.errand = Errand::Open(OpenWork { task, state, stranded });
+            lane.errand = Errand::Open(OpenWork { task, state, stranded, made_on });
             if matches!(meaning, ReplyMeaning::StillOpen(_)) {
                 self.ask_again(no);
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::cards::CardNo;
 use super::cooldowns::Cooldowns;
 use super::economy::Mean;
 use super::roster::Prospect;
@@ -68,6 +69,8 @@ pub(super) struct OpenWork {
     pub(super) state: TaskState,
     /// Since when no card could work on it, if that is so.
     pub(super) stranded: Option<UnixTime>,
+    /// The card that made its last candidate, which scores it.
+    pub(super) made_on: Option<CardNo>,
 }
 
 /// The cards that make candidates of one task at the same time.
@@ -104,7 +107,7 @@ impl Crew {
 
 impl OpenWork {
     pub(super) fn new(task: TaskRecord, state: TaskState) -> Self {
-        Self { task: Arc::new(task), state, stranded: None }
+        Self { task: Arc::new(task), state, stranded: None, made_on: None }
     }
 }
 

@@ -402,7 +402,7 @@ impl Miner {
             listed.range((now, LaneNo(u32::MAX))..).next().map(|(at, _)| *at)
         };
         let lane = if self.stopping.is_none() { after(&self.resting) } else { None };
-        let card = self.cards.iter().filter_map(|card| self.card_timer(card, now)).min();
+        let card = (0..self.cards.len()).filter_map(|card| self.card_timer(CardNo(card), now)).min();
         let show = self.last_shown.filter(|_| self.shown.receiver_count() > 0).map(|at| at + SHOW_EVERY);
         let slow = self.running.values().filter_map(Running::slow_pull).filter(|at| *at > now).min();
         let timers = [lane, after(&self.answers), card, slow, show.filter(|at| *at > now)];

@@ -8,6 +8,7 @@
 //! A *lane* is one hotkey at one source: it has a cooldown of its own and at most one open task. Lanes
 //! go on side by side; the cards are what they share.
 
+mod batches;
 mod best_of;
 mod calibration;
 mod cards;

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::SimError;
 use super::report::AgentTally;
-use super::scenario::{Candidates, Handoff, Scenario};
+use super::scenario::{Candidates, Scenario};
 use super::stage::Stage;
 use crate::app::{App, CardPeers, Locks, Peers, World};
 use crate::config::{Inputs, Settings, load};
@@ -83,7 +83,7 @@ pub(super) async fn agent(
             card: CardId { host: "simulated".into(), uuid: format!("card-{number}") },
             generator: workers.clone(),
             scorer: Some(workers),
-            household: (stage.scenario.handoff == Handoff::PerTask).then(|| card.household()),
+            household: card.household(),
         }
     });
     let world = World {

@@ -3,7 +3,8 @@
 //! The card does one thing at a time: two calls at once take as long as one after the other, so no
 //! policy gains by crowding it. What no policy may do is counted as a fault and done all the same:
 //! two generations at once, and in per-task mode a generation beside the scorer or a scoring
-//! without it.
+//! without it. Where its memory is modelled ([`Handoff::Card`]) whoever wants more than is free is
+//! told so, which is a fault as well, and models are moved beside the work of another.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::memory::{self, CONTEXT, GENERATOR, Ledger, OutOfMemory, PARTS, PEAK, SCORER, SCORER_HOLDS};
 use super::scenario::{Handoff, Scenario};
 use super::splats::{Quality, Splats};
 use super::wire::pass;
@@ -83,13 +85,46 @@ pub struct CardFaults {
     pub scorer_in_the_way: u64,
     /// A scoring while the scorer was unloaded.
     pub scorer_away: u64,
+    /// Somebody wanted more memory than was free.
+    pub out_of_memory: u64,
 }
 
 impl CardFaults {
     pub fn total(&self) -> u64 {
-        self.crowded + self.scorer_in_the_way + self.scorer_away
+        self.crowded + self.scorer_in_the_way + self.scorer_away + self.out_of_memory
     }
 }
+
+/// What a card did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct CardTally {
+    pub generations: u64,
+    /// Those that took longer than one alone does, from request to answer.
+    pub delayed: u64,
+    /// The scorer left, to come back.
+    pub swaps: u64,
+}
+
+impl CardTally {
+    pub(super) fn and(self, other: &Self) -> Self {
+        Self {
+            generations: self.generations + other.generations,
+            delayed: self.delayed + other.delayed,
+            swaps: self.swaps + other.swaps,
+        }
+    }
+
+    pub(super) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            generations: self.generations.saturating_sub(earlier.generations),
+            delayed: self.delayed.saturating_sub(earlier.delayed),
+            swaps: self.swaps.saturating_sub(earlier.swaps),
+        }
+    }
+}
+
+/// Clocks are exact to a millisecond.
+const DELAY: Duration = Duration::from_millis(10);
 
 /// See the [module](self). Clones share everything.
 #[derive(Debug, Clone)]
@@ -115,8 +150,28 @@ struct State {
     scorer_resident: bool,
     generations: u32,
     busy: Duration,
+    /// What goes on on the card.
+    active: u32,
     busy_since: Option<Instant>,
+    /// `None`: not modelled.
+    memory: Option<Ledger>,
+    tally: CardTally,
     faults: CardFaults,
+}
+
+/// Something goes on on a card.
+struct Activity<'a>(&'a Card);
+
+impl Drop for Activity<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.active = state.active.saturating_sub(1);
+        if state.active == 0
+            && let Some(since) = state.busy_since.take()
+        {
+            state.busy += since.elapsed();
+        }
+    }
 }
 
 impl Card {
@@ -134,7 +189,13 @@ impl Card {
                 scorer_resident: true,
                 generations: 0,
                 busy: Duration::ZERO,
+                active: 0,
                 busy_since: None,
+                memory: match scenario.handoff {
+                    Handoff::Card(card) => Some(Ledger::of(card)),
+                    Handoff::Off | Handoff::PerTask => None,
+                },
+                tally: CardTally::default(),
                 faults: CardFaults::default(),
             }),
             jobs: TaskTracker::new(),
@@ -151,66 +212,143 @@ impl Card {
         self.state().faults
     }
 
+    pub(super) fn tally(&self) -> CardTally {
+        self.state().tally
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_shared(&self) -> bool {
-        self.0.handoff == Handoff::PerTask
+    /// Whether the scorer must leave for a generation.
+    pub(super) fn is_shared(&self) -> bool {
+        match self.0.handoff {
+            Handoff::Off => false,
+            Handoff::PerTask => true,
+            Handoff::Card(card) => !memory::all_fit(card),
+        }
+    }
+
+    fn begin(&self) -> Activity<'_> {
+        let mut state = self.state();
+        state.active += 1;
+        state.busy_since.get_or_insert_with(Instant::now);
+        drop(state);
+        Activity(self)
     }
 
     /// Keeps the card busy for a time, once it is free.
     async fn work(&self, time: Duration) {
         // Never closed, so there always is a turn.
         let _turn = self.0.turn.acquire().await;
-        self.state().busy_since = Some(Instant::now());
+        let _busy = self.begin();
         pass(time).await;
-        let mut state = self.state();
-        if let Some(since) = state.busy_since.take() {
-            state.busy += since.elapsed();
+    }
+
+    /// Models are moved.
+    async fn transfer(&self, time: Duration) {
+        let modelled = self.state().memory.is_some();
+        if modelled {
+            let _busy = self.begin();
+            pass(time).await;
+        } else {
+            self.work(time).await;
         }
+    }
+
+    /// Takes memory, where that is modelled.
+    fn hold(&self, hold: impl FnOnce(&mut Ledger) -> Result<(), OutOfMemory>) -> Result<(), OutOfMemory> {
+        let mut state = self.state();
+        let held = state.memory.as_mut().map_or(Ok(()), hold);
+        state.faults.out_of_memory += u64::from(held.is_err());
+        held
     }
 
     /// The scorer gives its part of the memory up.
     pub(super) async fn unload_scorer(&self) {
         if self.state().scorer_resident {
-            self.work(self.0.unload).await;
-            self.state().scorer_resident = false;
+            self.transfer(self.0.unload).await;
+            let mut state = self.state();
+            state.scorer_resident = false;
+            state.tally.swaps += 1;
+            if let Some(ledger) = &mut state.memory {
+                ledger.scorer_leaves();
+            }
         }
     }
 
-    /// The scorer comes back.
-    pub(super) async fn reload_scorer(&self) {
+    /// The scorer comes back; whether it is there.
+    pub(super) async fn reload_scorer(&self) -> bool {
+        self.reload_scorer_in(self.0.reload).await
+    }
+
+    async fn reload_scorer_in(&self, time: Duration) -> bool {
         if !self.state().scorer_resident {
-            self.work(self.0.reload).await;
+            if self.hold(|ledger| ledger.scorer_holds(SCORER_HOLDS)).is_err() {
+                return false;
+            }
+            self.transfer(time).await;
             self.state().scorer_resident = true;
         }
+        true
     }
 
-    pub(super) async fn generate(&self, prompt: &str, seed: i64) -> Quality {
+    /// What the generator does with a request; another one waits in it meanwhile.
+    pub(super) async fn generate(&self, prompt: &str, seed: i64) -> Result<Quality, OutOfMemory> {
+        let asked = Instant::now();
+        let per_task = self.0.handoff == Handoff::PerTask;
         {
             let mut state = self.state();
             state.faults.crowded += u64::from(state.generations > 0);
-            state.faults.scorer_in_the_way += u64::from(self.is_shared() && state.scorer_resident);
+            state.faults.scorer_in_the_way += u64::from(per_task && state.scorer_resident);
             state.generations += 1;
         }
-        self.work(self.0.generation).await;
-        self.state().generations -= 1;
-        self.0.luck.draw(prompt, seed)
+        let made = self.all_parts().await;
+        let mut state = self.state();
+        state.generations -= 1;
+        state.tally.generations += 1;
+        state.tally.delayed += u64::from(asked.elapsed() > self.0.generation + DELAY);
+        drop(state);
+        made?;
+        Ok(self.0.luck.draw(prompt, seed))
     }
 
-    pub(super) async fn score(&self) {
-        {
+    async fn all_parts(&self) -> Result<(), OutOfMemory> {
+        // Never closed, so there always is a turn.
+        let _turn = self.0.turn.acquire().await;
+        let _busy = self.begin();
+        let began = Instant::now();
+        let mut so_far = Duration::ZERO;
+        let mut made = Ok(());
+        for part in PARTS {
+            made = self.hold(|ledger| ledger.generator_holds(part.peak));
+            if made.is_err() {
+                break;
+            }
+            so_far = (so_far + part.time(self.0.generation)).min(self.0.generation);
+            tokio::time::sleep_until(began + so_far).await;
+        }
+        if let Some(ledger) = &mut self.state().memory {
+            ledger.generator_rests();
+        }
+        made
+    }
+
+    /// Whether the scorer could.
+    pub(super) async fn score(&self) -> bool {
+        let there = {
             let mut state = self.state();
             state.faults.scorer_away += u64::from(!state.scorer_resident);
-        }
+            state.scorer_resident
+        };
         self.work(self.0.scoring).await;
+        there
     }
 
     /// A move that was begun is made, whoever waits for it.
-    async fn begun(&self, moved: impl Future<Output = ()> + Send + 'static) {
+    async fn begun<T: Send + 'static>(&self, moved: impl Future<Output = T> + Send + 'static) -> Option<T> {
         // It only ends early with the runtime, and then nobody waits.
-        let _ended = self.0.jobs.spawn(moved).await;
+        self.0.jobs.spawn(moved).await.ok()
     }
 
     async fn serve(self, request: http::Request<Bytes>) -> Response<ReplyBody> {
@@ -225,8 +363,12 @@ impl Card {
                         _ => {}
                     }
                 }
-                let quality = self.generate(&prompt, seed).await;
-                reply(StatusCode::OK, self.0.splats.bytes(quality))
+                match self.generate(&prompt, seed).await {
+                    Ok(quality) => reply(StatusCode::OK, self.0.splats.bytes(quality)),
+                    Err(OutOfMemory) => {
+                        reply(StatusCode::INTERNAL_SERVER_ERROR, Bytes::from_static(b"CUDA out of memory"))
+                    }
+                }
             }
             (&Method::POST, "/validate_txt_to_3d_ply/") => {
                 #[derive(Deserialize)]
@@ -237,8 +379,11 @@ impl Card {
                 let Ok(asked) = serde_json::from_slice::<Asked<'_>>(request.body()) else {
                     return reply(StatusCode::UNPROCESSABLE_ENTITY, Bytes::new());
                 };
-                let score = self.0.splats.quality(asked.data).score();
-                self.score().await;
+                let quality = self.0.splats.quality(asked.data);
+                let there = self.score().await;
+                // Without its models it says yes and scores nothing (workers.md section 3).
+                let blind = self.0.handoff != Handoff::PerTask && !there;
+                let score = if blind { 0.0 } else { quality.score() };
                 let answer = serde_json::json!({
                     "score": score, "iqa": score, "alignment_score": score, "ssim": score, "lpips": score,
                 });
@@ -249,42 +394,59 @@ impl Card {
     }
 }
 
-/// Names of the workers on a simulated card.
-const GENERATOR: &str = "generator";
-const SCORER: &str = "scorer";
-
 impl Card {
-    /// The reference case: 19.6 and 4.7 GiB on 24, and nothing that measures it.
-    pub(super) fn household(&self) -> Household {
-        let worker = |name: &str, tenant, resident, peak| {
+    /// How the workers give way to each other; `None`: they need not.
+    pub(super) fn household(&self) -> Option<Household> {
+        let (mode, limit, modelled) = match self.0.handoff {
+            Handoff::Off => return None,
+            // Nothing measures it.
+            Handoff::PerTask => (gpu::Mode::PerTask, Some(MiB(24_576)), false),
+            Handoff::Card(_) => (gpu::Mode::Auto, None, true),
+        };
+        let worker = |name: &str, tenant, rows: Vec<(Stage, MiB, MiB)>| {
             let worker = WorkerId::new(name);
-            let rows = vec![Row { worker: worker.clone(), stage: Stage::default(), resident, peak }];
+            let row = |(stage, resident, peak)| Row { worker: worker.clone(), stage, resident, peak };
             let moves = tenant == Tenant::Scorer;
             WorkerSpec {
-                id: worker,
                 tenant,
                 residency: Residency::OnDemand,
-                rows,
-                abilities: Abilities { unload: moves, load: moves, ..Abilities::default() },
+                rows: rows.into_iter().map(row).collect(),
+                abilities: Abilities {
+                    unload: moves,
+                    load: moves,
+                    canary: moves && modelled,
+                    ..Abilities::default()
+                },
                 at_start: AtStart::Resident,
                 self_coordinating: false,
+                id: worker,
             }
         };
-        Household {
-            settings: gpu::Settings { limit: Some(MiB(24_576)), ..gpu::Settings::default() },
+        let parts = PARTS.iter().map(|part| (Stage::new(part.name), CONTEXT, part.peak));
+        let generator = if modelled { parts.collect() } else { vec![(Stage::default(), CONTEXT, PEAK)] };
+        let scorer = vec![(Stage::default(), SCORER_HOLDS, SCORER_HOLDS)];
+        Some(Household {
+            settings: gpu::Settings { limit, mode, ..gpu::Settings::default() },
             workers: vec![
-                worker(GENERATOR, Tenant::Generator, MiB(400), MiB(20_070)),
-                worker(SCORER, Tenant::Scorer, MiB(4_813), MiB(4_813)),
+                worker(GENERATOR, Tenant::Generator, generator),
+                worker(SCORER, Tenant::Scorer, scorer),
             ],
             effects: Arc::new(self.clone()),
             log: Arc::new(NoLog),
-        }
+        })
+    }
+
+    /// The part of coming back that a canary takes.
+    fn canary_time(&self) -> Duration {
+        self.0.reload / 5
     }
 }
 
 impl Effects for Card {
     fn probe(&self) -> BoxFuture<'_, Result<Option<Reading>, EffectError>> {
-        Box::pin(ready(Ok(None)))
+        let state = self.state();
+        let reading = state.memory.as_ref().and_then(|ledger| ledger.reading(state.active > 0));
+        Box::pin(ready(Ok(reading)))
     }
 
     fn unload<'a>(&'a self, worker: &'a WorkerId) -> BoxFuture<'a, Result<(), EffectError>> {
@@ -303,9 +465,13 @@ impl Effects for Card {
             if worker.as_str() != SCORER {
                 return Err(EffectError::Unsupported);
             }
-            let card = self.clone();
-            self.begun(async move { card.reload_scorer().await }).await;
-            Ok(())
+            let modelled = self.state().memory.is_some();
+            let canary = if modelled { self.canary_time() } else { Duration::ZERO };
+            let (card, time) = (self.clone(), self.0.reload.saturating_sub(canary));
+            match self.begun(async move { card.reload_scorer_in(time).await }).await {
+                Some(false) => Err(EffectError::Refused("CUDA out of memory".into())),
+                Some(true) | None => Ok(()),
+            }
         })
     }
 
@@ -322,7 +488,10 @@ impl Effects for Card {
     }
 
     fn canary<'a>(&'a self, _: &'a WorkerId) -> BoxFuture<'a, Result<Song, EffectError>> {
-        Box::pin(ready(Ok(Song::NoneKept)))
+        Box::pin(async move {
+            self.transfer(self.canary_time()).await;
+            Ok(if self.state().scorer_resident { Song::Sings } else { Song::Silent })
+        })
     }
 }
 
@@ -359,11 +528,13 @@ mod tests {
     async fn a_crowded_card_takes_as_long_as_one_after_the_other() {
         let card = card(Handoff::Off);
         let began = Instant::now();
-        tokio::join!(card.generate("a", 1), card.generate("b", 2), card.score());
+        let (_, _, there) = tokio::join!(card.generate("a", 1), card.generate("b", 2), card.score());
+        assert!(there);
         assert_eq!(began.elapsed().as_secs(), 2 * 30 + 5);
         assert_eq!(card.busy().as_secs(), 2 * 30 + 5);
         assert_eq!(card.faults(), CardFaults { crowded: 1, ..CardFaults::default() });
-        card.generate("c", 3).await;
+        card.generate("c", 3).await.unwrap();
+        assert_eq!(card.tally(), CardTally { generations: 3, delayed: 1, swaps: 0 });
         assert_eq!(card.faults().total(), 1);
     }
 
@@ -374,17 +545,38 @@ mod tests {
         for _ in 0..2 {
             card.unload_scorer().await;
             card.unload_scorer().await;
-            card.generate("a", 1).await;
-            card.reload_scorer().await;
+            card.generate("a", 1).await.unwrap();
+            assert!(card.reload_scorer().await);
             card.score().await;
         }
         assert_eq!(began.elapsed().as_secs(), 2 * 40);
         assert_eq!(card.faults(), CardFaults::default());
-        card.generate("a", 2).await;
+        card.generate("a", 2).await.unwrap();
         assert_eq!(card.faults().scorer_in_the_way, 1);
         card.unload_scorer().await;
-        card.score().await;
-        assert_eq!(card.faults().scorer_away, 1);
+        assert!(!card.score().await);
+        assert_eq!((card.faults().scorer_away, card.tally().swaps), (1, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_card_whose_memory_is_modelled_refuses_what_does_not_fit() {
+        let small = card(Handoff::Card(MiB(24_576)));
+        assert_eq!(small.generate("a", 1).await, Err(OutOfMemory));
+        assert_eq!(small.faults().out_of_memory, 1);
+        small.unload_scorer().await;
+        let crowd = async {
+            pass(Duration::from_secs(10)).await;
+            let early = small.reload_scorer().await;
+            pass(Duration::from_secs(19)).await;
+            (early, small.reload_scorer().await)
+        };
+        let (made, back) = tokio::join!(small.generate("a", 1), crowd);
+        // Not beside the shape, but beside what comes after it.
+        assert_eq!((made.is_ok(), back), (true, (false, true)));
+        assert_eq!(small.faults(), CardFaults { out_of_memory: 2, ..CardFaults::default() });
+        let large = card(Handoff::Card(MiB(32_768)));
+        assert!(large.generate("a", 1).await.is_ok() && large.score().await);
+        assert_eq!(large.faults(), CardFaults::default());
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,11 +6,13 @@
 //! validators score by a table, the network delays. The same scenario gives the same course, but for
 //! what happens at the very same moment.
 //!
-//! Limits: no duels, no faults, no images; a card does one thing at a time; a validator scores any
-//! number of results at once.
+//! Limits: no duels, no faults, no images; a card does one thing at a time, unless its memory is
+//! modelled ([`Handoff::Card`]): then models are moved beside the work of another; a validator scores
+//! any number of results at once.
 
 mod agent;
 mod card;
+mod memory;
 mod reference;
 mod report;
 mod scenario;
@@ -27,7 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
-pub use card::CardFaults;
+pub use card::{CardFaults, CardTally};
 pub use reference::Policy;
 pub use report::{AgentTally, Counts, Report, WindowCounts};
 pub use scenario::{Candidates, Handoff, Scenario, Unscored};
@@ -172,6 +174,7 @@ async fn watch(
         at: began.elapsed(),
         counts: stage.counts(),
         busy: stage.cards.iter().map(card::Card::busy).collect(),
+        cards: stage.tally(),
     };
     let mut from = mark();
     let mut play = pin!(play);
@@ -228,6 +231,7 @@ async fn watch(
         failed_per_h: rate(|counts| counts.booked() - counts.accepted),
         empty_per_h: rate(|counts| counts.empty),
         busy: to.busy.iter().zip(&from.busy).map(share).collect(),
+        cards: to.cards.since(&from.cards),
         window,
         longest_idle_s,
         events: stage.counts(),

@@ -11,7 +11,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::card::Card;
-use super::scenario::Handoff;
 use super::splats::{Quality, Splats};
 use super::stage::Stage;
 use crate::clock::Clock;
@@ -48,6 +47,8 @@ impl Policy {
     pub const BLOCKING: Self = Self { name: "blocking", polling: None, ..Self::OFFICIAL };
     /// Unload, generate, reload, one after the other.
     pub const STRICT: Self = Self { name: "strict hand-off", strict: true, ..Self::BLOCKING };
+    /// The same without waiting for the validator's answer: nothing but the card holds it up.
+    pub const STRICT_ASYNC: Self = Self { name: "strict, async", blocking: false, ..Self::STRICT };
     pub const SUBMIT_ALL: Self = Self { name: "submit all", gated: false, retries: 0, ..Self::GATE_OR_EMPTY };
     pub const GATE_OR_EMPTY: Self =
         Self { name: "gate or empty", retries: 0, blocking: false, ..Self::BLOCKING };
@@ -55,10 +56,11 @@ impl Policy {
     pub const THREE_RETRIES: Self = Self { name: "three retries", retries: 3, ..Self::GATE_OR_EMPTY };
 
     /// All of them, the miners of today first.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::OFFICIAL,
         Self::BLOCKING,
         Self::STRICT,
+        Self::STRICT_ASYNC,
         Self::SUBMIT_ALL,
         Self::GATE_OR_EMPTY,
         Self::ONE_RETRY,
@@ -107,7 +109,7 @@ pub(super) async fn mine(
             clock: stage.clock,
             card,
             splats: &stage.splats,
-            shared: stage.scenario.handoff == Handoff::PerTask,
+            shared: card.is_shared(),
             made: 0,
         };
         miner.run(lanes, end)
@@ -203,7 +205,8 @@ impl Loop<'_> {
             self.card.unload_scorer().await;
         }
         self.made += 1;
-        let quality = self.card.generate(prompt, self.made).await;
+        // It made room before.
+        let quality = self.card.generate(prompt, self.made).await.unwrap_or(Quality::Bad);
         if self.policy.gated {
             self.card.reload_scorer().await;
         }

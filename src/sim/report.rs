@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::card::CardFaults;
+use super::card::{CardFaults, CardTally};
 
 /// Events in the books of all validators together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -73,6 +73,8 @@ pub struct Report {
     pub empty_per_h: f64,
     /// Share of the counted time for which each card was busy.
     pub busy: Vec<f64>,
+    /// Of all cards, in the counted time.
+    pub cards: CardTally,
     pub window: WindowCounts,
     /// Longest time for which a lane was due and not asked, by the validators' books.
     pub longest_idle_s: f64,
@@ -95,6 +97,21 @@ impl Report {
             && self.faults.total() == 0
     }
 
+    /// How often the scorer left, per generation.
+    pub fn swaps_per_task(&self) -> f64 {
+        self.cards.swaps as f64 / self.cards.generations.max(1) as f64
+    }
+
+    /// Share of the generations that took longer than they do alone, by whatever another did.
+    pub fn delayed_share(&self) -> f64 {
+        self.cards.delayed as f64 / self.cards.generations.max(1) as f64
+    }
+
+    /// Generations made each time the scorer was away.
+    pub fn batch(&self) -> f64 {
+        self.cards.generations as f64 / self.cards.swaps.max(1) as f64
+    }
+
     /// Mean share of busy time over the cards.
     pub fn mean_busy(&self) -> f64 {
         self.busy.iter().sum::<f64>() / self.busy.len().max(1) as f64
@@ -107,6 +124,7 @@ pub(super) struct Mark {
     pub(super) at: Duration,
     pub(super) counts: Counts,
     pub(super) busy: Vec<Duration>,
+    pub(super) cards: CardTally,
 }
 
 impl Mark {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::memory::all_fit;
 use crate::devnet::rules::ValidatorRules;
+use crate::primitives::MiB;
 
 /// Whether generator and scorer take turns in a card's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -14,6 +16,13 @@ pub enum Handoff {
     Off,
     /// The scorer leaves before each generation and comes back after it.
     PerTask,
+    /// As the agent sees fit, on a card that holds so much and shows what it holds.
+    #[serde(untagged)]
+    Card(#[serde(serialize_with = "mib")] MiB),
+}
+
+fn mib<S: Serializer>(amount: &MiB, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(amount.0)
 }
 
 /// `decide.unscored` of the simulated agent.
@@ -149,7 +158,9 @@ impl Scenario {
     pub fn card_time(&self) -> Duration {
         let moving = match self.handoff {
             Handoff::Off => Duration::ZERO,
-            Handoff::PerTask => self.unload + self.reload,
+            Handoff::Card(card) if all_fit(card) => Duration::ZERO,
+            // If the scorer moved for each of them.
+            Handoff::PerTask | Handoff::Card(_) => self.unload + self.reload,
         };
         self.generation + self.scoring + moving
     }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::SimError;
-use super::card::{Card, CardFaults, Luck, transport};
+use super::card::{Card, CardFaults, CardTally, Luck, transport};
 use super::report::Counts;
 use super::scenario::Scenario;
 use super::splats::{Quality, Splats};
@@ -146,7 +146,13 @@ impl Stage {
             crowded: sum.crowded + faults.crowded,
             scorer_in_the_way: sum.scorer_in_the_way + faults.scorer_in_the_way,
             scorer_away: sum.scorer_away + faults.scorer_away,
+            out_of_memory: sum.out_of_memory + faults.out_of_memory,
         })
+    }
+
+    /// What all cards did so far.
+    pub(super) fn tally(&self) -> CardTally {
+        self.cards.iter().map(Card::tally).fold(CardTally::default(), |sum, card| sum.and(&card))
     }
 }
 

@@ -13,6 +13,7 @@ use super::super::policy::{Leisure, Mode, Pastime, pastime};
 use super::super::steps::Sight;
 use super::super::vigil::{Glimpse, Vigil};
 use super::super::worker::{Stage, Tenant, WorkerId, WorkerState};
+use super::eye::ROOM;
 use super::{Ask, Keeper, LeaseError, Said, Waiter};
 use crate::net::Backoff;
 
@@ -34,9 +35,6 @@ const OVERDUE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Way is made so much ahead of what it usually takes: one that comes in time must not wait.
 const EARLY: Duration = Duration::from_millis(100);
-
-/// How long there must have been room before somebody is brought back beside one at work.
-const ROOM: Duration = Duration::from_millis(300);
 
 /// Memory reserved for work shows within this time after a stage begins.
 const STAGE: Duration = Duration::from_secs(3);
@@ -62,6 +60,10 @@ impl Keeper {
                 let usual = self.usual_end(hold.tenant, hold.granted);
                 self.vigil = Some(Vigil::keep(worker, (usual, now), now, Some(hold.line)));
             }
+        }
+        let eye = self.hold.as_ref().and_then(|hold| hold.eye.as_ref());
+        if eye.is_some_and(|eye| eye.look_at <= now) {
+            self.keep_an_eye().await;
         }
         if self.vigil.as_ref().is_some_and(|vigil| vigil.look_at() <= now) {
             self.watch_over().await;
