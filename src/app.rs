@@ -1,5 +1,7 @@
 //! From settings and the outside world to a running agent.
 
+mod workshop;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -13,21 +15,21 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{Identity, LocalApi, Process, StatusSource};
 use crate::chain::{ChainClient, ChainHandle, Follower, Jitter, Link};
 use crate::clock::Clock;
-use crate::config::{GpuSettings, Settings};
+use crate::config::{ConfigErrors, GpuSettings, Settings};
 use crate::dendrite::{AxonAddress, Dendrite};
 use crate::gpu::{
     Arbiter, HandoffId, HandoffLog, Household, Intent, LeaseError, LogError, OpenHandoff, StepTaken,
 };
 use crate::mining::{
-    Admission, Bench, Budget, Finish, Member, Miner, MinerError, SeedSource, Setup, Snapshot, Subnet, Tally,
+    Admission, Budget, Finish, Member, Miner, MinerError, SeedSource, Setup, Snapshot, Subnet, Tally,
     TaskSource, ValidatorSource,
 };
 use crate::net::{Connections, Endpoint, NetError, Transport};
 use crate::primitives::{CardId, Hotkey, Uid, UnixTime};
-use crate::splat::SpzEncoder;
 use crate::store::{HandoffRecord, HandoffStep, LockError, ProcessLock, Store, StoreError, runtime_dir};
 use crate::wallet::HotkeyPair;
-use crate::workers::{Generator, GeneratorSettings, Scorer, ScorerSettings};
+
+pub use workshop::{Surroundings, Workshop, bench};
 
 /// What the agent runs against. The binary assembles a real one, a test another; nothing below asks
 /// which it is.
@@ -134,6 +136,9 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Miner(#[from] MinerError),
+    /// It was found out at the start only, from what is there.
+    #[error(transparent)]
+    Config(ConfigErrors),
 }
 
 /// A built agent, ready to run.
@@ -142,8 +147,7 @@ pub struct App {
     miner: Miner,
     chain: Option<(Follower, Keeper)>,
     hotkeys: Vec<Hotkey>,
-    /// Those on which workers give way to each other.
-    arbiters: Vec<Arbiter>,
+    workshop: Workshop,
     store: Store,
     /// Given up before the locks, which keep the next agent from its name.
     api: Option<(LocalApi, StatusSource)>,
@@ -231,32 +235,6 @@ async fn recover(arbiter: &Arbiter, store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What candidates are made with, by the settings. For use inside a tokio runtime.
-pub fn bench(settings: &Settings, clock: Clock, peers: &CardPeers, transports: &Transports) -> Bench {
-    let generator = &settings.generator;
-    let generator = Generator::new(
-        GeneratorSettings {
-            name: generator.name.clone(),
-            endpoint: peers.generator.clone(),
-            dialect: generator.dialect,
-            kinds: generator.kinds.clone(),
-            limits: generator.limits,
-        },
-        transports.generator.clone(),
-        clock,
-    );
-    let scorer = settings.scorer.as_ref().zip(peers.scorer.as_ref()).map(|(scorer, endpoint)| {
-        let settings =
-            ScorerSettings { name: scorer.name.clone(), endpoint: endpoint.clone(), limits: scorer.limits };
-        Scorer::new(settings, transports.scorer.clone(), clock)
-    });
-    let arbiter = match peers.household.clone() {
-        Some(household) => Arbiter::of(peers.card.clone(), clock, household),
-        None => Arbiter::new(peers.card.clone(), clock),
-    };
-    Bench { generator, scorer, arbiter, encoder: SpzEncoder::new(settings.zstd_level) }
-}
-
 /// A card of the configuration.
 pub fn card_id(gpu: &GpuSettings) -> CardId {
     CardId { host: "localhost".into(), uuid: gpu.uuid.clone() }
@@ -298,14 +276,16 @@ impl App {
         }
         let store = Store::open(&world.data).await?;
         let journal: Arc<dyn HandoffLog> = Arc::new(Journal(store.clone()));
-        let mut benches = Vec::new();
-        let mut arbiters = Vec::new();
-        for mut card in world.peers.cards {
-            let shared = card.household.as_mut().map(|household| household.log = Arc::clone(&journal));
-            let bench = bench(settings, world.clock, &card, &world.transports);
-            arbiters.extend(shared.map(|()| bench.arbiter.clone()));
-            benches.push(bench);
-        }
+        let around = Surroundings {
+            settings,
+            transports: &world.transports,
+            clock: world.clock,
+            store: Some(&store),
+            journal,
+            folder: &world.data,
+        };
+        let mut workshop = Workshop::open(world.peers.cards, &around).await?;
+        let benches = std::mem::take(&mut workshop.benches);
         let mut chain = None;
         if let Some(ChainWorld { client, jitter, admission }) = world.chain {
             let network = settings.network.as_str();
@@ -362,7 +342,7 @@ impl App {
             miner,
             chain,
             hotkeys,
-            arbiters,
+            workshop,
             store,
             api: None,
             grace: settings.grace,
@@ -427,11 +407,13 @@ impl App {
             followers.spawn(server);
             file
         });
-        let (arbiters, store, miner) = (&self.arbiters, &self.store, &mut self.miner);
+        let (workshop, store, miner) = (&self.workshop, &self.store, &mut self.miner);
         let mining = async {
-            for recovered in join_all(arbiters.iter().map(|arbiter| recover(arbiter, store))).await {
+            for recovered in join_all(workshop.arbiters().map(|arbiter| recover(arbiter, store))).await {
                 recovered?;
             }
+            workshop.start(&stop).await;
+            workshop.watch_over(&mut followers);
             Ok::<_, AppError>(miner.run(budget, &stop).await?)
         };
         tokio::pin!(too_late);
@@ -446,7 +428,7 @@ impl App {
             }
         };
         tokio::select! {
-            _ = join_all(arbiters.iter().map(Arbiter::close)) => {}
+            () = workshop.close() => {}
             () = too_late => {
                 tracing::info!("Stopped before every worker was back on its card; the next start brings it back");
             }

@@ -4,6 +4,7 @@
 //! without effects are asked (workers.md section 8). What depends on others has a time limit, and all
 //! of it together stays under 15 s; only a password typed at the terminal may take longer.
 
+mod cards;
 mod local;
 mod peers;
 mod timekeeping;
@@ -119,13 +120,13 @@ async fn examine(loaded: &Loaded, clock: Clock) -> anyhow::Result<Report> {
         }
     };
     let places = peers(&settings, devnet.as_ref())?;
-    let place = places.cards.first().context("no card is configured")?;
 
     let codec = tokio::task::spawn_blocking(|| vec![local::spz(), local::signature()]);
-    let (network, generator, scorer, agent, codec) = tokio::join!(
+    let (network, generators, scorers, workers, agent, codec) = tokio::join!(
         peers::network(&settings, devnet.as_ref(), wallet.hotkey.as_ref(), data.as_deref(), clock),
-        peers::generator(&settings, &place.generator, clock),
-        peers::scorer(&settings, place.scorer.as_ref(), clock),
+        peers::generators(&settings, &places, clock),
+        peers::scorers(&settings, &places, clock),
+        cards::cards_and_workers(&settings, clock),
         local::agent(&settings, data.as_deref(), wallet.hotkey.as_ref(), &clock),
         codec,
     );
@@ -136,8 +137,9 @@ async fn examine(loaded: &Loaded, clock: Clock) -> anyhow::Result<Report> {
     checks.push(local::disk(data.as_deref()));
     checks.extend(agent);
     checks.extend(network);
-    checks.extend(generator);
-    checks.extend(scorer);
+    checks.extend(generators);
+    checks.extend(scorers);
+    checks.extend(workers);
     if let Some(devnet) = devnet {
         stop_devnet(devnet, &tokio_util::sync::CancellationToken::new()).await;
     }

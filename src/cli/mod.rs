@@ -150,6 +150,7 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
             return ExitStatus::BadConfig;
         }
         let lock = match cause.downcast_ref::<AppError>() {
+            Some(AppError::Config(_)) => return ExitStatus::BadConfig,
             // Transparent, so the lock's error is no cause of its own.
             Some(AppError::Lock(lock)) => Some(lock),
             _ => cause.downcast_ref::<LockError>(),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,12 +15,13 @@ use sha2::{Digest, Sha256};
 
 use super::ExitStatus;
 use super::layers::LayerArgs;
-use super::run::{peers, runtime, start_devnet, start_log, stop_devnet};
+use super::run::{kept_data, peers, runtime, start_devnet, start_log, stop_devnet};
 use super::stop::StopSignals;
-use crate::app::{Transports, bench, lock_cards};
+use crate::app::{Surroundings, Transports, Workshop, lock_cards};
 use crate::clock::Clock;
 use crate::config::{Settings, WorkerUrl};
-use crate::mining::{Candidate, SeedSource, judge, make};
+use crate::gpu::NoLog;
+use crate::mining::{Bench, Candidate, SeedSource, judge, make};
 use crate::primitives::{LocalId, Prompt, Seed};
 use crate::splat::write_ply;
 use crate::store::Verdict;
@@ -142,16 +144,34 @@ async fn one_shot(
     };
     let devnet = start_devnet(&workers_only, vec![*HotkeyPair::dev("miner").hotkey()], clock).await?;
     let peers = peers(&workers_only, devnet.as_ref())?;
-    let card = peers.cards.first().context("no card is configured")?;
-    let bench = bench(settings, clock, card, &Transports::over_sockets(settings)?);
+    let transports = Transports::over_sockets(settings)?;
+    let kept = kept_data(settings)?;
+    let temporary = tempfile::tempdir().context("make a temporary directory")?;
+    let around = Surroundings {
+        settings,
+        transports: &transports,
+        clock,
+        store: None,
+        journal: Arc::new(NoLog),
+        folder: kept.as_deref().unwrap_or(temporary.path()),
+    };
+    let workshop = Workshop::open(peers.cards, &around).await?;
+    let takes = |bench: &&Bench| bench.generator.makes(prompt.kind());
+    let bench = workshop.benches.iter().find(takes).or(workshop.benches.first());
+    let bench = bench.context("no card is configured")?;
     let seeds = SeedSource::from_os();
     let id = seeds.local_id(clock.now());
     let seed = args.seed.map_or_else(|| seeds.seed(), Seed::new);
 
-    let candidate = make(&bench, &id, &prompt, seed, settings.keep_ply).await?;
-    let started = clock.instant();
-    let verdict = judge(&bench, None, &id, &prompt, &candidate.spz).await?;
-    let scoring = started.elapsed();
+    let tried = async {
+        let candidate = make(bench, &id, &prompt, seed, settings.keep_ply).await?;
+        let started = clock.instant();
+        let verdict = judge(bench, None, &id, &prompt, &candidate.spz).await?;
+        Ok::<_, anyhow::Error>((candidate, verdict, started.elapsed()))
+    };
+    let tried = tried.await;
+    workshop.close().await;
+    let (candidate, verdict, scoring) = tried?;
     drop(locks);
 
     let out = args.out.clone().unwrap_or_else(|| settings.paths.out.clone());

@@ -132,6 +132,19 @@ impl WorkerSettings {
         variants.iter().min_by_key(|variant| variant.peak.unwrap_or(self.peak))
     }
 
+    /// The best variant whose peak fits; the smallest if none does, and nothing if there are none.
+    pub fn variant_for(&self, room: MiB) -> Option<&Variant> {
+        let variants = self.process.as_ref().map(|process| &process.variants[..]).unwrap_or_default();
+        let fits = |variant: &&Variant| variant.peak.unwrap_or(self.peak) <= room;
+        variants.iter().find(fits).or_else(|| self.smallest())
+    }
+
+    /// Where its server listens, if that is on this machine.
+    pub fn local_port(&self) -> Option<u16> {
+        let endpoint = self.endpoint().filter(|endpoint| is_here(endpoint))?;
+        endpoint.at("").port_or_known_default()
+    }
+
     const fn as_role(&self) -> WorkerRole {
         match self.role {
             Tenant::Generator => WorkerRole::Generator,

@@ -244,6 +244,13 @@ impl Arbiter {
         Ok(lease)
     }
 
+    /// A request for a worker by its name, if it is among those of the card.
+    pub fn request(&self, tenant: Tenant, worker: &str) -> Request {
+        let view = self.shared.view.borrow();
+        let found = view.workers.iter().find(|w| w.tenant == tenant && w.worker.as_str() == worker);
+        Request { worker: found.map(|found| found.worker.clone()), ..Request::from(tenant) }
+    }
+
     /// Has something done to a worker, once nobody has the card.
     ///
     /// # Errors
@@ -308,6 +315,18 @@ impl Arbiter {
         let mut own = view.workers.iter().filter(|worker| worker.tenant == tenant).peekable();
         let none_known = own.peek().is_none();
         !view.is_lost && (none_known || own.any(|worker| in_order(&worker.state)))
+    }
+
+    /// Whether a worker of this kind is brought in when it is wanted, however dead its port looks.
+    pub fn brings(&self, tenant: Tenant) -> bool {
+        let view = self.shared.view.borrow();
+        view.workers.iter().any(|worker| worker.tenant == tenant && worker.starts)
+    }
+
+    /// Whether this worker is on the card and works, by the last look.
+    pub fn has_resident(&self, worker: &WorkerId) -> bool {
+        let view = self.shared.view.borrow();
+        view.workers.iter().any(|w| w.worker == *worker && w.state == WorkerState::Resident)
     }
 
     /// Gives the card up: nobody gets it any more, and once it is free whoever left is brought back.

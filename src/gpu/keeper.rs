@@ -542,6 +542,7 @@ impl Keeper {
                 resident: amounts.resident,
                 peak: amounts.peak,
                 is_owed: entry.owed,
+                starts: self.effects.is_some() && entry.spec.abilities.process,
             }
         };
         let memory = self.reading.as_ref().map(|reading| {

@@ -19,6 +19,7 @@
 
 mod arbiter;
 mod book;
+mod crew;
 mod effects;
 mod handoff;
 mod household;
@@ -35,6 +36,7 @@ mod vigil;
 mod worker;
 
 pub use arbiter::{Arbiter, Ending, Lease, LeaseError, Order, Recovery, Request};
+pub use crew::{Crew, Hand, Share};
 pub use effects::{
     Cause, EffectError, Effects, HandoffId, HandoffLog, Intent, LogError, NoLog, OpenHandoff, Song, StepTaken,
 };

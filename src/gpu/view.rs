@@ -62,6 +62,8 @@ pub struct WorkerView {
     pub peak: MiB,
     /// It left for another and is to come back.
     pub is_owed: bool,
+    /// Its process can be started, so it comes when it is wanted.
+    pub starts: bool,
 }
 
 /// Who has the card.

@@ -127,8 +127,8 @@ impl Miner {
         let now = self.tools.clock.instant();
         let bench = &self.tools.benches[card.0];
         if !self.cards[card.0].is_gone() {
-            tracing::warn!(
-                worker = bench.generator.name(), endpoint = %bench.generator.endpoint(),
+            tracing::error!(
+                alarm = "generator_down", worker = bench.generator.name(), endpoint = %bench.generator.endpoint(),
                 "The generator is not reachable, no task is pulled: start it, or correct its url in the configuration"
             );
         }

@@ -16,7 +16,6 @@ use super::source::TaskSource;
 use super::state::TaskState;
 use crate::clock::Clock;
 use crate::dendrite::{Answered, CallError, Submission};
-use crate::gpu::Tenant;
 use crate::net::Backoff;
 use crate::primitives::{LocalId, Prompt, Score, UnixTime, Untrusted};
 use crate::store::{
@@ -156,7 +155,7 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Box<Pull
     let PullOrder { key, source, mut cooldowns, look_at, registered } = order;
     let mut doubt = false;
     if let Some(card) = look_at
-        && !tools.benches[card.0].generator.is_reachable().await
+        && !tools.benches[card.0].is_generator_there().await
     {
         let found = Found::NoGenerator(card);
         return Ok(Box::new(Pulled { cooldowns, took: Duration::ZERO, found, doubt }));
@@ -479,7 +478,7 @@ pub(super) async fn open(
 /// Looks at a generator that is gone until it is back.
 pub(super) async fn look(tools: Arc<Tools>, card: CardNo) -> bool {
     let bench = &tools.benches[card.0];
-    bench.arbiter.is_usable(Tenant::Generator) && bench.generator.is_reachable().await
+    bench.is_generator_there().await
 }
 
 fn local_score(answer: &Answer) -> Option<Score> {

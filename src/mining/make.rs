@@ -8,11 +8,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::report;
-use crate::gpu::{Arbiter, Ending, LeaseError, Tenant};
+use crate::gpu::{Arbiter, Ending, LeaseError, Request, Tenant, WorkerId};
 use crate::primitives::{LocalId, Prompt, Seed, Untrusted};
 use crate::splat::{Defect, EncodeError, MAX_PAYLOAD_BYTES, PlyError, PlyReader, Spz, SpzEncoder, SpzError};
 use crate::store::{Canary, Store, StoreError, Verdict};
-use crate::workers::{GenerateError, Generator, Judgement, ScoreError, Scorer, SplatFormat};
+use crate::workers::{
+    EnhanceError, Enhancer, GenerateError, Generator, Judgement, ScoreError, Scorer, SplatFormat,
+};
 
 /// Fresh seeds and random bits, from the operating system or from a fixed seed.
 #[derive(Clone)]
@@ -54,8 +56,58 @@ pub struct Bench {
     pub generator: Generator,
     /// `None`: results go out unscored, after the data check.
     pub scorer: Option<Scorer>,
+    /// Rewrites what the generator gets.
+    pub enhancer: Option<Muse>,
     pub arbiter: Arbiter,
+    /// Of the card that the scorer is on.
+    pub judging: Arbiter,
     pub encoder: SpzEncoder,
+}
+
+/// An enhancer, and the card it is on.
+#[derive(Debug, Clone)]
+pub struct Muse {
+    pub enhancer: Enhancer,
+    /// `None`: nothing is moved for it or because of it.
+    pub arbiter: Option<Arbiter>,
+}
+
+/// How long the card is waited for to enhance a prompt. How long that may take is the worker's setting.
+const ENHANCING: Duration = Duration::from_secs(3);
+
+impl Muse {
+    /// The enhanced text; nothing if it is not at hand: it is never worth a move.
+    async fn enhance(&self, text: &str) -> Option<Arc<str>> {
+        let worker = WorkerId::new(self.enhancer.name());
+        let Some(arbiter) = &self.arbiter else { return self.enhancer.enhance(text).await.ok() };
+        if !arbiter.has_resident(&worker) {
+            return None;
+        }
+        let request = Request { worker: Some(worker), ..Request::from(Tenant::Enhancer) };
+        let lease = tokio::time::timeout(ENHANCING, arbiter.lease(request)).await.ok()?.ok()?;
+        let enhanced = self.enhancer.enhance(text).await;
+        lease.end(match &enhanced {
+            Err(EnhanceError::Net(error)) if error.may_have_arrived() => Ending::Unsure,
+            Err(EnhanceError::Net(_)) => Ending::Suspect,
+            Ok(_) | Err(_) => Ending::Done,
+        });
+        enhanced.ok()
+    }
+}
+
+impl Bench {
+    /// Whether a task that is pulled can be made: the card can be had, and somebody listens, or will when
+    /// he is wanted.
+    pub(super) async fn is_generator_there(&self) -> bool {
+        self.arbiter.is_usable(Tenant::Generator)
+            && (self.arbiter.brings(Tenant::Generator) || self.generator.is_reachable().await)
+    }
+
+    /// What the generator gets. Scorers and signatures get the prompt itself.
+    async fn enhanced(&self, prompt: &Prompt) -> Option<Prompt> {
+        let (Some(muse), Prompt::Text(text)) = (&self.enhancer, prompt) else { return None };
+        Some(Prompt::Text(muse.enhance(text).await?.as_ref().into()))
+    }
 }
 
 /// A splat that passed the validators' data rules.
@@ -121,7 +173,9 @@ pub async fn make(
     keep_ply: bool,
 ) -> Result<Candidate, MakeError> {
     let worker = bench.generator.name();
-    let lease = bench.arbiter.lease(Tenant::Generator).await?;
+    let enhanced = bench.enhanced(prompt).await;
+    let prompt = enhanced.as_ref().unwrap_or(prompt);
+    let lease = bench.arbiter.lease(bench.arbiter.request(Tenant::Generator, worker)).await?;
     report::acquired(lease.waited + lease.handoff, worker, bench.arbiter.card(), task);
     let generation = bench.generator.generate(prompt, seed).await;
     let held = lease.held();
@@ -182,10 +236,12 @@ pub async fn judge(
     use crate::primitives::Score;
 
     let Some(scorer) = &bench.scorer else { return Ok(Verdict::Unscored) };
-    let lease = match bench.arbiter.lease(Tenant::Scorer).await {
+    let lease = match bench.judging.lease(bench.judging.request(Tenant::Scorer, scorer.name())).await {
         Ok(lease) => lease,
         Err(error) => {
-            tracing::warn!(worker = scorer.name(), task = %task.short(), %error, "The scorer cannot be used");
+            tracing::error!(
+                alarm = "scorer_down", worker = scorer.name(), task = %task.short(), %error, "The scorer cannot be used"
+            );
             return Ok(Verdict::NoVerdict);
         }
     };
@@ -193,7 +249,7 @@ pub async fn judge(
     let verdict = match usable(&first) {
         Some(score) => score,
         None => {
-            tracing::warn!(worker = scorer.name(), task = %task.short(), answer = %said(&first), "The scorer gave no verdict");
+            let (worker, task, answer) = (scorer.name(), task.short(), said(&first));
             let canary = match store {
                 Some(store) => store.canary(scorer.name()).await?,
                 None => None,
@@ -204,12 +260,17 @@ pub async fn judge(
             };
             let second = scorer.score(prompt, spz).await;
             match usable(&second) {
-                Some(score) => score,
+                Some(score) => {
+                    tracing::warn!(worker, %task, answer, "The scorer gave no verdict");
+                    score
+                }
                 None if alive => {
+                    tracing::warn!(worker, %task, answer, "The scorer gave no verdict");
                     lease.end(Ending::Done);
                     return Ok(Verdict::Scored(Score::ZERO));
                 }
                 None => {
+                    tracing::error!(alarm = "scorer_down", worker, %task, answer, "The scorer gave no verdict");
                     lease.end(ending(&second));
                     return Ok(Verdict::NoVerdict);
                 }

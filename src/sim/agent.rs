@@ -56,7 +56,7 @@ fn lines(scenario: &Scenario) -> String {
     for role in ["generator", "scorer"] {
         let _ = writeln!(
             text,
-            "[[workers]]\nname = \"{role}\"\nrole = \"{role}\"\nurl = \"http://{workers}\"\n\
+            "[[workers]]\nname = \"{role}\"\nrole = \"{role}\"\nurl = \"http://{workers}/{role}\"\n\
              first_byte_timeout = \"1d\"\ntotal_timeout = \"1d\""
         );
         if role == "generator" {

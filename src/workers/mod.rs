@@ -5,6 +5,7 @@
 //! all-zero score is no verdict, and a status says little.
 
 mod detect;
+mod enhancer;
 mod generator;
 mod memory;
 mod multipart;
@@ -15,10 +16,14 @@ pub use detect::{
     Detected, Detection, Expected, Found, Health, Mistake, Origin, Place, Placed, Places, Server, WorkerRole,
     detect, find_mistakes, places,
 };
+pub use enhancer::{EnhanceError, Enhancer, EnhancerSettings};
 pub use generator::{Dialect, GenerateError, Generation, Generator, GeneratorSettings, SplatFormat};
 pub use memory::{
     CacheFigure, Claim, Implausible, InvalidDialect, Means, MemoryControl, MemoryDialect, MemorySettings,
     MemoryTimeouts, Sight, SleepLevel, Unit, Verb, VerbError, VerbReply, WorkerMemory, WorkerWord,
 };
-pub use process::{ProcessSettings, Variant};
+pub use process::{
+    Listener, Premises, ProcessError, ProcessSettings, ProcessStamp, ProcessTree, Variant, WorkerProcess,
+    listener,
+};
 pub use scorer::{Judgement, ScoreError, Scorer, ScorerSettings, Scores};

@@ -10,11 +10,13 @@ use serde_json::Value;
 
 use super::Check;
 use super::timekeeping::{self, Ahead};
+use crate::app::Peers;
 use crate::chain::{ChainClient, ChainError, Metagraph, NodeUrl, Probe, Registration, Synced};
 use crate::cli::run::chain_settings;
 use crate::clock::Clock;
 use crate::config::{Settings, WorkerSettings};
 use crate::devnet::network::Served;
+use crate::gpu::Tenant;
 use crate::net::{Call, Connections, Endpoint, Limits, NetError, Reply, Transport};
 use crate::primitives::{ByteSize, Hotkey, Uid, Untrusted};
 use crate::store::Remembered;
@@ -328,17 +330,23 @@ const fn dialect_name(dialect: Dialect) -> &'static str {
     }
 }
 
-pub(super) async fn generator(settings: &Settings, endpoint: &Endpoint, clock: Clock) -> Vec<Check> {
-    let configured = &settings.generator;
-    let check = match Worker::ask(endpoint, clock).await {
-        Err(error) => Check::fail("generator", error.to_string(), "restart"),
-        Ok(worker) => judge_generator(configured, &worker),
-    };
-    vec![check.of(format!("{} at {endpoint}", configured.name))]
+pub(super) async fn generators(settings: &Settings, places: &Peers, clock: Clock) -> Vec<Check> {
+    let configured = settings.workers_as(Tenant::Generator);
+    join_all(configured.zip(&places.cards).map(async |(configured, place)| {
+        let check = match Worker::ask(&place.generator, clock).await {
+            Err(error) => Check::fail("generator", error.to_string(), "restart"),
+            Ok(worker) => judge_generator(configured, &worker),
+        };
+        check.of(format!("{} at {}", configured.name, place.generator))
+    }))
+    .await
 }
 
 fn judge_generator(configured: &WorkerSettings, worker: &Worker) -> Check {
     let dialect = dialect_name(configured.dialect);
+    if worker.refusal().is_some() && configured.process.is_some() {
+        return Check::pass("generator", "does not run; the agent starts it");
+    }
     if let Some(error) = worker.refusal() {
         return Check::fail("generator", error.to_string(), "start it, or correct its url under [[workers]]");
     }
@@ -382,19 +390,35 @@ fn judge_generator(configured: &WorkerSettings, worker: &Worker) -> Check {
     }
 }
 
-pub(super) async fn scorer(settings: &Settings, endpoint: Option<&Endpoint>, clock: Clock) -> Vec<Check> {
-    let (Some(configured), Some(endpoint)) = (&settings.scorer, endpoint) else {
+pub(super) async fn scorers(settings: &Settings, places: &Peers, clock: Clock) -> Vec<Check> {
+    let mut scorers: Vec<(&WorkerSettings, &Endpoint)> = Vec::new();
+    for (generator, place) in settings.workers_as(Tenant::Generator).zip(&places.cards) {
+        let configured = settings.gpu_of(generator).and_then(|gpu| settings.scorer_for(gpu));
+        // Cards may share one.
+        if let Some(scorer) = configured.zip(place.scorer.as_ref())
+            && !scorers.iter().any(|(_, endpoint)| *endpoint == scorer.1)
+        {
+            scorers.push(scorer);
+        }
+    }
+    if scorers.is_empty() {
         let message = "there is none: results are submitted unscored, and a low one costs the penalty";
         return vec![Check::warn("scorer", message, "name one under [[workers]]")];
-    };
-    let check = match Worker::ask(endpoint, clock).await {
-        Err(error) => Check::fail("scorer", error.to_string(), "restart"),
-        Ok(worker) => judge_scorer(&worker),
-    };
-    vec![check.of(format!("{} at {endpoint}", configured.name))]
+    }
+    join_all(scorers.into_iter().map(async |(configured, endpoint)| {
+        let check = match Worker::ask(endpoint, clock).await {
+            Err(error) => Check::fail("scorer", error.to_string(), "restart"),
+            Ok(worker) => judge_scorer(configured, &worker),
+        };
+        check.of(format!("{} at {endpoint}", configured.name))
+    }))
+    .await
 }
 
-fn judge_scorer(worker: &Worker) -> Check {
+fn judge_scorer(configured: &WorkerSettings, worker: &Worker) -> Check {
+    if worker.refusal().is_some() && configured.process.is_some() {
+        return Check::pass("scorer", "does not run; the agent starts it");
+    }
     if let Some(error) = worker.refusal() {
         return Check::fail(
             "scorer",
@@ -486,10 +510,13 @@ mod tests {
     fn a_scorer_in_the_place_of_the_generator_is_noticed_and_the_other_way_round() {
         let scorer = worker(&[("/version/", "\"2.4.0\"")]);
         assert_eq!(judge_generator(&configured(Dialect::Form), &scorer).verdict, Verdict::Fail);
-        assert_eq!(judge_scorer(&scorer).verdict, Verdict::Pass);
-        assert_eq!(judge_scorer(&worker(&[("/health", "{}")])).verdict, Verdict::Fail);
+        assert_eq!(judge_scorer(&configured(Dialect::Form), &scorer).verdict, Verdict::Pass);
+        assert_eq!(
+            judge_scorer(&configured(Dialect::Form), &worker(&[("/health", "{}")])).verdict,
+            Verdict::Fail
+        );
         let with_hand_off = worker(&[("/version/", "\"2.2.0\""), ("/gpu_status/", "{}")]);
-        assert!(judge_scorer(&with_hand_off).message.contains("hand-off"));
+        assert!(judge_scorer(&configured(Dialect::Form), &with_hand_off).message.contains("hand-off"));
     }
 
     #[test]
@@ -497,9 +524,9 @@ mod tests {
         let all = |error: fn() -> NetError| Worker { answers: ROUTES.iter().map(|_| Err(error())).collect() };
         let deaf = all(|| NetError::FirstByteTimeout(QUESTION));
         assert_eq!(judge_generator(&configured(Dialect::Form), &deaf).verdict, Verdict::Warn);
-        assert_eq!(judge_scorer(&deaf).verdict, Verdict::Warn);
+        assert_eq!(judge_scorer(&configured(Dialect::Form), &deaf).verdict, Verdict::Warn);
         let dead = all(|| NetError::Connect("refused".into()));
         assert_eq!(judge_generator(&configured(Dialect::Form), &dead).verdict, Verdict::Fail);
-        assert_eq!(judge_scorer(&dead).verdict, Verdict::Fail);
+        assert_eq!(judge_scorer(&configured(Dialect::Form), &dead).verdict, Verdict::Fail);
     }
 }
