@@ -1,235 +1,87 @@
-//! Worker processes under an arbiter: what it can do to them, done.
+//! Worker processes in the hands of the agent: its own verbs, processes and probe.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::process::Stdio;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use serde_json::Value;
 use sn17_miner::clock::Clock;
-use sn17_miner::gpu::probe::{Nvml, NvmlLibrary, ProbeError, VramProbe};
-use sn17_miner::gpu::{
-    EffectError, Effects, HandoffId, HandoffLog, Intent, LogError, ProcessMemory, Reading, Song, StepTaken,
-    WorkerId,
-};
+use sn17_miner::gpu::probe::NvmlLibrary;
+use sn17_miner::gpu::{Crew, Hand, HandoffId, HandoffLog, Intent, LogError, Share, StepTaken, WorkerId};
 use sn17_miner::net::Endpoint;
-use sn17_miner::primitives::{MiB, Prompt, UnixTime};
-use sn17_miner::splat::Spz;
+use sn17_miner::primitives::{ByteSize, UnixTime};
 use sn17_miner::store::{HandoffRecord, HandoffStep, Store, StoreError};
-use sn17_miner::workers::{Claim, Judgement, MemoryControl, Scorer, ScorerSettings, VerbError, VerbReply};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use sn17_miner::workers::{Premises, ProcessSettings, Scorer, ScorerSettings, WorkerProcess};
 
-use super::dev_workers::{CARD, DevCard, PATIENCE, UUID, change_faults, command, limits, memory, sockets};
+use super::dev_workers::{DevCard, PATIENCE, UUID, command, limits, memory, sockets};
 use super::stand_in::StandIn;
 
 /// How long one is let end by itself.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// One worker's process, started again at the same address whenever it is asked for.
-#[derive(Debug)]
-pub struct Hand {
-    dialect: &'static str,
-    arguments: Vec<String>,
-    pub address: SocketAddr,
-    child: tokio::sync::Mutex<Option<Child>>,
-    memory: Option<MemoryControl>,
-    scorer: Option<Scorer>,
-}
-
-/// All that can be done to them.
-#[derive(Debug)]
-pub struct Crew {
-    pub card: DevCard,
+/// The workers of one card, before an arbiter has them.
+pub struct Crewing<'a> {
+    card: &'a DevCard,
+    store: &'a Store,
     hands: BTreeMap<WorkerId, Hand>,
-    /// The driver's library; `None`: it cannot be built here, and the ledger itself is looked at.
-    driver: Option<(StandIn, Nvml)>,
-    canary: (Prompt, Spz),
+    pub processes: BTreeMap<WorkerId, WorkerProcess>,
+    pub addresses: BTreeMap<WorkerId, SocketAddr>,
 }
 
-impl Crew {
-    /// Nobody is on the card yet.
-    pub fn new(card: DevCard, canary: (Prompt, Spz)) -> Self {
-        let driver = StandIn::new("").map(|library| {
-            library.follow(&card.file());
-            let probe = NvmlLibrary::new(Some(library.library()), PATIENCE).card(UUID);
-            (library, probe)
-        });
-        Self { card, hands: BTreeMap::new(), driver, canary }
+impl<'a> Crewing<'a> {
+    pub fn new(card: &'a DevCard, store: &'a Store) -> Self {
+        let (hands, processes, addresses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { card, store, hands, processes, addresses }
     }
 
-    /// Starts a worker. `patience`: for its verbs, if it has any.
-    pub async fn hire(
-        &mut self,
-        name: &str,
-        dialect: &'static str,
-        patience: Option<Duration>,
-        arguments: &[&str],
-    ) {
-        let arguments: Vec<_> = ["--name", name].iter().chain(arguments).map(ToString::to_string).collect();
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (child, address) = self.run(dialect, &arguments, nowhere).await.unwrap();
+    /// A worker that is not started yet. `verbs`: its dialect of them; `patience`: for each.
+    pub fn hire(&mut self, name: &str, dialect: &str, verbs: &str, patience: Duration, arguments: &[&str]) {
+        let address = free_address();
         let endpoint = Endpoint::of(address);
-        let scorer = (dialect == "three-gen").then(|| {
-            let (name, limits) = (name.to_owned(), limits(patience.unwrap_or(PATIENCE)));
-            Scorer::new(
-                ScorerSettings { name, endpoint: endpoint.clone(), limits },
-                sockets(),
-                Clock::system(),
-            )
-        });
-        let memory = patience.map(|patience| memory(endpoint, dialect, patience));
-        let child = tokio::sync::Mutex::new(Some(child));
-        self.hands.insert(name.into(), Hand { dialect, arguments, address, child, memory, scorer });
-    }
-
-    pub fn address(&self, name: &str) -> SocketAddr {
-        self.hands[name].address
-    }
-
-    /// Other faults for all of them; those that have no ears at present get theirs when they are started.
-    pub async fn change_faults(&self, faults: &str) {
-        for hand in self.hands.values() {
-            // One that is gone comes back with what it was hired with.
-            let _ = change_faults(Endpoint::of(hand.address), faults).await;
-        }
-    }
-
-    async fn run(
-        &self,
-        dialect: &str,
-        arguments: &[String],
-        address: SocketAddr,
-    ) -> Result<(Child, SocketAddr), EffectError> {
-        let failed = |error: std::io::Error| EffectError::Refused(error.to_string());
         let listen = address.to_string();
-        let arguments: Vec<&str> =
-            ["--listen", &listen].into_iter().chain(arguments.iter().map(String::as_str)).collect();
-        let mut command = Command::from(command(&self.card, dialect, &arguments));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-        let mut child = command.spawn().map_err(failed)?;
-        let out = child.stdout.take().expect("it was asked for");
-        let mut lines = BufReader::new(out).lines();
-        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
-        let line = line.map_err(|_| EffectError::TimedOut(PATIENCE))?.map_err(failed)?;
-        let line = line.ok_or_else(|| EffectError::Refused("it ended before it was ready".into()))?;
-        let said: Value = serde_json::from_str(&line).expect("it says where it listens");
-        Ok((child, said["address"].as_str().unwrap().parse().unwrap()))
-    }
-
-    fn hand(&self, worker: &WorkerId) -> &Hand {
-        &self.hands[worker]
-    }
-
-    async fn verb(
-        &self,
-        worker: &WorkerId,
-        verb: impl AsyncFnOnce(&MemoryControl) -> Result<VerbReply, VerbError>,
-    ) -> Result<(), EffectError> {
-        let memory = self.hand(worker).memory.as_ref().ok_or(EffectError::Unsupported)?;
-        match verb(memory).await {
-            Ok(VerbReply { claim: Claim::Failed(why), .. }) => Err(EffectError::Refused(why)),
-            Ok(_) => Ok(()),
-            Err(VerbError::Silent(time)) => Err(EffectError::TimedOut(time)),
-            Err(VerbError::Unsupported { .. }) => Err(EffectError::Unsupported),
-            Err(error @ VerbError::Unreachable(_)) => Err(EffectError::Unreachable(error.to_string())),
-            Err(error) => Err(EffectError::Refused(error.to_string())),
-        }
-    }
-
-    async fn look(&self) -> Result<Option<Reading>, EffectError> {
-        // Nothing but the card itself is to be believed.
-        let (total, free, processes) = match &self.driver {
-            Some((_, driver)) => {
-                let seen = driver.read().await.map_err(|error| match error {
-                    ProbeError::Gone(card) => EffectError::CardLost(card),
-                    error => EffectError::Unreachable(error.to_string()),
-                })?;
-                let processes = seen.processes.unwrap_or_default().into_iter();
-                (
-                    seen.total,
-                    seen.free,
-                    processes.map(|p| (p.pid, p.used.unwrap_or_default())).collect::<Vec<_>>(),
-                )
-            }
-            None => {
-                let state = self.card.state();
-                let processes = state.holders.iter().map(|holder| (holder.pid, holder.held)).collect();
-                (CARD, state.free(), processes)
-            }
+        let own = ["--name", name, "--listen", &listen];
+        let command = command(self.card, dialect, &[&own[..], arguments].concat());
+        let words = [command.get_program()].into_iter().chain(command.get_args());
+        let settings = ProcessSettings {
+            command: words.map(|word| word.to_str().unwrap().to_owned()).collect(),
+            cwd: None,
+            env: BTreeMap::new(),
+            start_timeout: PATIENCE,
+            stop_timeout: GRACE,
+            // Some of them die often.
+            restarts_per_hour: 1_000,
+            memory_fraction: None,
+            log_limit: ByteSize::mib(1),
+            variants: Vec::new(),
         };
-        let mut pids = BTreeMap::new();
-        for (id, hand) in &self.hands {
-            // While one is being started or stopped its process belongs to nobody.
-            let pid = hand.child.try_lock().ok().and_then(|child| child.as_ref().and_then(Child::id));
-            pids.extend(pid.map(|pid| (pid, id.clone())));
-        }
-        let process = |(pid, used): (u32, MiB)| ProcessMemory { pid, used, worker: pids.get(&pid).cloned() };
-        let reading =
-            Reading::new(total, free).map_err(|error| EffectError::Unreachable(error.to_string()))?;
-        Ok(Some(reading.with_processes(processes.into_iter().map(process).collect())))
+        let control = memory(endpoint.clone(), verbs, patience);
+        let folder = self.card.folder().join("workers");
+        let premises =
+            Premises { folder, port: address.port(), card: Some(UUID.into()), control: control.clone() };
+        let process = WorkerProcess::new(name, settings, premises, Clock::system());
+        let canary = (dialect == "three-gen").then(|| {
+            let settings = ScorerSettings { name: name.to_owned(), endpoint, limits: limits(patience) };
+            (Scorer::new(settings, sockets(), Clock::system()), self.store.clone())
+        });
+        let hand = Hand { control, process: Some(process.clone()), canary, port: Some(address.port()) };
+        self.hands.insert(name.into(), hand);
+        self.processes.insert(name.into(), process);
+        self.addresses.insert(name.into(), address);
     }
 
-    async fn sing(&self, worker: &WorkerId) -> Result<Song, EffectError> {
-        let scorer = self.hand(worker).scorer.as_ref().ok_or(EffectError::Unsupported)?;
-        match scorer.score(&self.canary.0, &self.canary.1).await {
-            Ok((Judgement::Scored(scores), _)) if scores.score.get() > 0.6 => Ok(Song::Sings),
-            Ok(_) => Ok(Song::Silent),
-            Err(error) => Err(EffectError::Unreachable(error.to_string())),
-        }
+    /// In the hands of the agent, which sees the card by the driver's library.
+    pub fn crew(&mut self, library: &StandIn) -> Arc<Crew> {
+        library.follow(&self.card.file());
+        let probe = NvmlLibrary::new(Some(library.library()), PATIENCE).card(UUID);
+        let hands = std::mem::take(&mut self.hands);
+        Arc::new(Crew::new(Some(Arc::new(probe)), Share::default(), hands, Clock::system()))
     }
 }
 
-impl Effects for Crew {
-    fn probe(&self) -> BoxFuture<'_, Result<Option<Reading>, EffectError>> {
-        Box::pin(self.look())
-    }
-
-    fn unload<'a>(&'a self, worker: &'a WorkerId) -> BoxFuture<'a, Result<(), EffectError>> {
-        Box::pin(self.verb(worker, async |memory| memory.unload().await))
-    }
-
-    fn load<'a>(&'a self, worker: &'a WorkerId) -> BoxFuture<'a, Result<(), EffectError>> {
-        Box::pin(self.verb(worker, async |memory| memory.load().await))
-    }
-
-    fn cleanup<'a>(&'a self, worker: &'a WorkerId) -> BoxFuture<'a, Result<(), EffectError>> {
-        Box::pin(self.verb(worker, async |memory| memory.cleanup().await))
-    }
-
-    fn start<'a>(&'a self, worker: &'a WorkerId) -> BoxFuture<'a, Result<(), EffectError>> {
-        Box::pin(async {
-            let hand = self.hand(worker);
-            let mut child = hand.child.lock().await;
-            if child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
-                return Ok(());
-            }
-            let (started, _) = self.run(hand.dialect, &hand.arguments, hand.address).await?;
-            *child = Some(started);
-            Ok(())
-        })
-    }
-
-    fn stop<'a>(&'a self, worker: &'a WorkerId) -> BoxFuture<'a, Result<(), EffectError>> {
-        Box::pin(async {
-            let mut child = self.hand(worker).child.lock().await;
-            let Some(running) = child.as_mut() else { return Ok(()) };
-            if let Some(pid) = running.id() {
-                // It may have ended already.
-                let _ = Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).output().await;
-            }
-            if tokio::time::timeout(GRACE, running.wait()).await.is_err() {
-                running.kill().await.map_err(|error| EffectError::Refused(error.to_string()))?;
-            }
-            *child = None;
-            Ok(())
-        })
-    }
-
-    fn canary<'a>(&'a self, worker: &'a WorkerId) -> BoxFuture<'a, Result<Song, EffectError>> {
-        Box::pin(self.sing(worker))
-    }
+/// An address at which nobody listens.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// The journal in a store, as the agent keeps it.
