@@ -9,6 +9,8 @@ Usage: scripts/campaign.sh NAME [SIZE]
 
   kills [N]    kill -9 at N random moments (300) over a development network in its own process
   hostile [N]  N random hostile replies (1000) of fake validators and workers to the real binary
+  handoffs [N] N hand-offs (1000) with random faults between worker processes on one card, and what the coordinator
+               itself adds to each step
   simulate [N] the capacity table and the table of luck of rules.md with N seeds (5), and two large ones; their
                tables replace the section "Simulations" of docs/measurements.md
 
@@ -30,6 +32,12 @@ case $name in
         unit=replies
         export SN17_HOSTILE=$size
         test=(--test hostile_campaign hostile_campaign)
+        ;;
+    handoffs)
+        size=${2-1000}
+        unit=hand-offs
+        export SN17_HANDOFFS=$size
+        test=(--test handoff_campaign full_size)
         ;;
     simulate)
         size=${2-5}

@@ -1,10 +1,12 @@
 //! `devnet`: the development network for other programs.
 
+mod worker;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::ExitStatus;
@@ -20,7 +22,10 @@ use crate::telemetry::Sink;
 use crate::wallet::HotkeyPair;
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DevnetArgs {
+    #[command(subcommand)]
+    part: Option<DevnetPart>,
     /// The short times of the [devnet] settings in place of the real validators' (300 s cooldown)
     #[arg(long)]
     fast: bool,
@@ -38,11 +43,22 @@ pub struct DevnetArgs {
     report: Option<PathBuf>,
 }
 
+/// A part of the development network by itself.
+#[derive(Debug, Subcommand)]
+enum DevnetPart {
+    /// Serve one worker on a card that is a ledger in a file: a generator, a scorer or an engine, with its verbs for
+    /// memory and whatever goes wrong with it
+    Worker(Box<worker::WorkerArgs>),
+}
+
 pub fn run(layers: &LayerArgs, args: &DevnetArgs) -> anyhow::Result<ExitStatus> {
     let settings = layers.load()?.settings;
     let clock = Clock::system();
     start_log(&settings, Sink::Stderr, clock);
-    runtime()?.block_on(serve(&settings, args, clock))
+    match &args.part {
+        Some(DevnetPart::Worker(args)) => worker::run(args, clock),
+        None => runtime()?.block_on(serve(&settings, args, clock)),
+    }
 }
 
 async fn serve(settings: &Settings, args: &DevnetArgs, clock: Clock) -> anyhow::Result<ExitStatus> {

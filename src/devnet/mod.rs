@@ -7,6 +7,7 @@
 
 pub mod axon;
 pub mod axon_judge;
+pub mod card;
 pub mod chain;
 mod codec;
 pub mod generator;
@@ -22,6 +23,7 @@ pub mod scorer;
 pub mod shapes;
 pub mod tasks;
 pub mod words;
+pub mod worker;
 
 pub use codec::from_spz;
 

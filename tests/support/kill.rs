@@ -150,7 +150,7 @@ impl Home {
         self.spawn(shell.stderr(Stdio::piped()).kill_on_drop(true))
     }
 
-    fn spawn(&self, command: &mut Command) -> Agent {
+    pub fn spawn(&self, command: &mut Command) -> Agent {
         self.note(&format!("== {:?}", command.as_std()));
         let mut child = command.spawn().unwrap();
         let (sender, lines) = mpsc::unbounded_channel();

@@ -1,6 +1,8 @@
 //! A stand-in for the driver's library (`nvml.c` beside this), so that the NVML path runs without a
 //! card. What it says stands in a text file that a test, or a worker of a test, writes.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -8,6 +10,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// One copy of the library, with figures of its own. Loaded by path, so copies do not share anything.
+#[derive(Debug)]
 pub struct StandIn(TempDir);
 
 impl StandIn {
@@ -34,6 +37,13 @@ impl StandIn {
         let new = self.folder().join("cards.new");
         std::fs::write(&new, cards).unwrap();
         std::fs::rename(new, self.folder().join("cards")).unwrap();
+    }
+
+    /// From now on the figures are those of another file, such as a ledger of worker processes.
+    pub fn follow(&self, file: &Path) {
+        let link = self.folder().join("cards.new");
+        std::os::unix::fs::symlink(file, &link).unwrap();
+        std::fs::rename(link, self.folder().join("cards")).unwrap();
     }
 }
 
