@@ -1,7 +1,10 @@
 //! `workers` of the real binary, beside a running agent and without one, and the orders it gives through
 //! the agent's socket.
 
-mod support;
+#[path = "support/dev_workers.rs"]
+mod dev_workers;
+#[path = "support/program.rs"]
+mod program;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,9 +12,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use dev_workers::{DevCard, DevProcess};
+use program::Program;
 use serde_json::Value;
 use sn17_miner::api::{WorkersStatus, socket_path};
-use support::program::Program;
+use sn17_miner::primitives::MiB;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -147,4 +152,90 @@ fn orders_that_make_no_sense_are_refused() {
     assert!(unknown.contains("404"), "{unknown}");
     assert_embedded_workers(&json(&workers(dir.path(), &["ps", "--json"]), 0));
     drop(running);
+}
+
+/// A card on which two workers do not fit together.
+struct Shared {
+    card: DevCard,
+    _main: DevProcess,
+    _judge: DevProcess,
+}
+
+impl Shared {
+    /// The workers run, and `dir/config.toml` names them.
+    fn open(dir: &Path) -> Self {
+        let card = DevCard::new();
+        let times = ["--work-time", "20ms", "--load-time", "10ms", "--unload-time", "10ms"];
+        let worker = |dialect: &str, own: &[&str]| card.worker(dialect, &[own, &times].concat());
+        let main = worker("form", &["--name", "main", "--resident", "3000", "--peak", "20070"]);
+        let judge = worker("three-gen", &["--name", "judge", "--resident", "4813", "--peak", "4813"]);
+        let config = format!(
+            "[[gpus]]\nuuid = \"auto\"\nlimit = \"24576MiB\"\nprobe = \"dialect\"\n\
+             [[workers]]\nname = \"main\"\nrole = \"generator\"\nurl = \"http://{}\"\ndialect = \"form\"\n\
+             memory = \"none\"\nresident = \"3000MiB\"\npeak = \"20070MiB\"\n\
+             [[workers]]\nname = \"judge\"\nrole = \"scorer\"\nurl = \"http://{}\"\nmemory = \"three-gen\"\n\
+             resident = \"4813MiB\"\npeak = \"4813MiB\"\n",
+            main.address, judge.address
+        );
+        std::fs::write(dir.join("config.toml"), config).unwrap();
+        Self { card, _main: main, _judge: judge }
+    }
+
+    fn held(&self, name: &str) -> MiB {
+        self.card.state().held_by(name).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn assert_sound(&self) {
+        assert_eq!(self.card.state().refused, 0, "nobody was refused memory: {:?}", self.card.events());
+    }
+}
+
+#[test]
+fn workers_of_a_shared_card_are_moved_and_tested_by_the_command_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::open(dir.path());
+    let report = said(&workers(dir.path(), &["report"]).stdout);
+    assert!(report.contains("they do not fit at once and take turns"), "{report}");
+
+    let unloaded = workers(dir.path(), &["unload", "judge"]);
+    assert_eq!(unloaded.status.code(), Some(0), "{}", said(&unloaded.stderr));
+    // It was meant to, so it stays so.
+    assert!(shared.held("judge") < MiB(1_000));
+    let loaded = workers(dir.path(), &["load", "judge"]);
+    assert_eq!(loaded.status.code(), Some(0), "{}", said(&loaded.stderr));
+    assert!(said(&loaded.stderr).contains("judge resident"), "{}", said(&loaded.stderr));
+    assert_eq!(shared.held("judge"), MiB(4_813));
+
+    let test = json(&workers(dir.path(), &["handoff-test", "-n", "2", "--json"]), 0);
+    for round in test["rounds"].as_array().unwrap() {
+        assert_eq!((&round["swapped"], round["score"].as_f64() > Some(0.6)), (&true.into(), true), "{round}");
+    }
+    let health = json(&workers(dir.path(), &["health", "--json"]), 0);
+    assert!(health.as_array().unwrap().iter().all(|worker| worker["available"] == true), "{health}");
+    let nothing = workers(dir.path(), &["restart", "judge"]);
+    assert_eq!(nothing.status.code(), Some(1));
+    assert_eq!(shared.held("judge"), MiB(4_813));
+    shared.assert_sound();
+}
+
+#[test]
+fn a_mining_agent_takes_orders_for_its_card_in_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::open(dir.path());
+    let running = agent(dir.path());
+    let status: WorkersStatus =
+        serde_json::from_value(json(&workers(dir.path(), &["ps", "--json"]), 0)).unwrap();
+    let (card, judge) = status.find("judge").unwrap();
+    assert_eq!((card.memory.as_ref().unwrap().total_mib, judge.role.as_str()), (MiB(24_576), "scorer"));
+    let test = json(&workers(dir.path(), &["handoff-test", "-n", "3", "--json"]), 0);
+    assert_eq!(test["rounds"].as_array().unwrap().len(), 3);
+    let unloaded = workers(dir.path(), &["unload", "judge"]);
+    assert_eq!(unloaded.status.code(), Some(0), "{}", said(&unloaded.stderr));
+    // Mining goes on: the next result has it brought back.
+    let mut running = running;
+    running.line(PATIENCE, |line| line.contains("Feedback from")).expect("it mines on");
+    running.terminate();
+    assert_eq!(running.finish(PATIENCE).status.code(), Some(0));
+    shared.assert_sound();
 }
