@@ -130,6 +130,7 @@ impl Scene {
         let judge = worker("judge", "three-gen", "three-gen", &JUDGE, &mut workers);
         let mut text = format!(
             "[wallet]\npath = \"{}/wallets.example\"\n[paths]\ndata = \"{}\"\n[decide]\ncandidates = 1\n\
+             [shutdown]\ngrace = \"20s\"\n\
              [rules]\ncooldown = \"{COOLDOWN_S}s\"\nlock = \"{LOCK_S}s\"\n[[gpus]]\nuuid = \"{UUID}\"\n{main}{judge}",
             env!("CARGO_MANIFEST_DIR"),
             home.data().display(),
@@ -191,12 +192,14 @@ async fn kills(attached: bool) {
     assert_eq!(state.refused, 0, "somebody ran out of memory: {:?}", scene.card.events());
     agent.terminate().await;
     assert_eq!(scene.open_handoffs(), 0);
-    let state = scene.card.state();
     if attached {
-        let there = (state.held_by("main"), state.held_by("judge"));
-        assert_eq!(there, (Some(MiB(3_000)), Some(MiB(4_813))), "whoever left is back at the end");
+        let back = |state: &sn17_miner::devnet::card::CardState| {
+            let there = (state.held_by("main"), state.held_by("judge"));
+            there == (Some(MiB(3_000)), Some(MiB(4_813)))
+        };
+        scene.card.until("whoever left is back at the end", back).await;
     } else {
-        assert_eq!(state.holders, [], "what the agent has started it ends");
+        assert_eq!(scene.card.state().holders, [], "what the agent has started it ends");
     }
     assert!(scene.network.terminate().await.success());
 }
