@@ -161,8 +161,16 @@ impl Scene {
         assert!(there.is_ok(), "{moment:?} never comes");
     }
 
+    /// Hand-offs without an end. Read from a copy: the next start has to recover the database.
     fn open_handoffs(&self) -> u32 {
-        let database = rusqlite::Connection::open(self.home.data().join("agent.sqlite")).unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["agent.sqlite", "agent.sqlite-wal"] {
+            let file = self.home.data().join(name);
+            if file.exists() {
+                std::fs::copy(file, copy.path().join(name)).unwrap();
+            }
+        }
+        let database = rusqlite::Connection::open(copy.path().join("agent.sqlite")).unwrap();
         let count = "SELECT count(*) FROM handoffs WHERE ended_at IS NULL";
         database.query_row(count, [], |row| row.get(0)).unwrap()
     }
@@ -170,6 +178,7 @@ impl Scene {
 
 async fn kills(attached: bool) {
     let Some(scene) = Scene::open(attached).await else { return };
+    let mut interrupted = 0;
     for moment in MOMENTS {
         let mut agent = scene.agent();
         // It mines, whatever the one before it left behind.
@@ -178,7 +187,9 @@ async fn kills(attached: bool) {
         scene.moment(moment).await;
         agent.kill().await;
         scene.home.note(&format!("== killed at {moment:?}"));
+        interrupted += scene.open_handoffs();
     }
+    assert!(interrupted >= 3, "only {interrupted} hand-offs were interrupted");
     let mut agent = scene.agent();
     for _ in 0..2 {
         assert!(agent.line(&["Feedback from"], PATIENCE).await.is_some());
