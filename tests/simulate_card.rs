@@ -50,7 +50,10 @@ fn eight_validators_are_served_as_fast_as_one_task_at_a_time() {
 fn four_validators_wait_for_nothing() {
     let scenario = scenario(4, 24_576);
     let agent = run(&scenario, Party::Agent);
-    assert!((agent.accepted_per_h / scenario.capacity() - 1.0).abs() < 0.01, "{}", agent.accepted_per_h);
+    // By the formula, or better by what is moved while nobody waits for it.
+    let hidden = Scenario { unload: Duration::ZERO, reload: Duration::ZERO, ..scenario.clone() };
+    let within = 0.99 * scenario.capacity()..1.01 * hidden.capacity();
+    assert!(within.contains(&agent.accepted_per_h), "{}", agent.accepted_per_h);
     // A batch of one: each result is scored and sent as soon as it is made.
     assert!((agent.batch() - 1.0).abs() < 0.01, "{}", agent.batch());
     let strict = run(&scenario, Party::Reference(Policy::STRICT_ASYNC));

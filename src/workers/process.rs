@@ -15,7 +15,7 @@ mod output;
 mod record;
 mod tree;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -306,13 +306,13 @@ impl WorkerProcess {
         };
         now.expected.store(true, Ordering::SeqCst);
         let began = inner.clock.instant();
-        let tree = now.tree.clone();
-        // Reads all of /proc.
-        drop(tokio::task::spawn_blocking(move || tree.terminate()).await);
+        let mut asked = BTreeSet::new();
         while began.elapsed() < inner.settings.stop_timeout {
-            let tree = now.tree.clone();
-            let left = tokio::task::spawn_blocking(move || tree.members().len()).await;
-            if left.is_ok_and(|left| left == 0) {
+            let (tree, before) = (now.tree.clone(), asked);
+            // Reads all of /proc.
+            let members = tokio::task::spawn_blocking(move || tree.terminate(&before)).await;
+            asked = members.unwrap_or_default();
+            if asked.is_empty() {
                 break;
             }
             inner.clock.sleep(GONE_EVERY).await;

@@ -327,7 +327,7 @@ mod tests {
             ("token: abc token=def", "token: *** token=***"),
             ("Authorization: Bearer abcdefgh12345", "Authorization: *** ***"),
             ("sent bearer abcdefgh12345", "sent bearer ***"),
-            ("hf_abcdefghijklmnopqrst is used", "*** is used"),
+            ("hf_zyxwvutsrqponmlkjihg is used", "*** is used"),
             ("hf_hub is used", "hf_hub is used"),
             (
                 "POST https://discord.com/api/webhooks/12/ab-c done",

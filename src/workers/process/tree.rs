@@ -153,10 +153,13 @@ impl ProcessTree {
         &found - &over
     }
 
-    /// Asks all of it to end.
-    pub(super) fn terminate(&self) {
+    /// Asks all of it to end that was not asked before, and says who is there. One that was started just
+    /// then is found by the next call.
+    pub(super) fn terminate(&self, asked: &BTreeSet<ProcessStamp>) -> BTreeSet<ProcessStamp> {
+        let members = self.members();
         // One by one: the group's number is somebody else's once all in it have gone.
-        self.members().into_iter().for_each(|process| process.signal(Signal::TERM));
+        members.difference(asked).for_each(|process| process.signal(Signal::TERM));
+        members
     }
 
     /// Ends all of it, those included that are started meanwhile. Says who is left after all.
