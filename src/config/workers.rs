@@ -235,6 +235,11 @@ pub(super) fn shipped_worker(defaults: &Table, entry: &Table) -> Table {
     for own in ["name", "role", "url"] {
         table.remove(own);
     }
+    // Whoever says what a worker holds wants it looked after.
+    let says_what_it_holds = ["resident", "peak", "stages"].iter().any(|key| entry.contains_key(*key));
+    if says_what_it_holds && entry.get("url").and_then(Value::as_str) != Some("devnet") {
+        table.insert("memory".into(), Value::String("auto".into()));
+    }
     table
 }
 

@@ -39,6 +39,13 @@ fn by_default_nothing_is_ever_moved() {
 }
 
 #[test]
+fn a_worker_that_says_what_it_holds_is_asked_for_its_verbs() {
+    let asked = settings(&reference("", "", "memory = \"none\""));
+    let memory: Vec<_> = asked.workers().map(|worker| worker.memory.clone()).collect();
+    assert_eq!(memory, [None, Some(MemoryDialect::Nothing)]);
+}
+
+#[test]
 fn the_reference_card_is_read() {
     let settings = settings(&reference(
         "handoff = \"per-task\"",
