@@ -1,7 +1,6 @@
 //! `kill -9` of the agent in every step of a hand-off: the next one finds the card as it was left, brings
 //! it to a known state, and mines on. Nobody runs out of memory meanwhile.
 
-#[allow(dead_code, reason = "each test file uses its own part")]
 #[path = "support/dev_workers.rs"]
 mod dev_workers;
 #[path = "support/kill.rs"]
