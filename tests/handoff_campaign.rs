@@ -208,7 +208,7 @@ struct Tally {
     cancelled: AtomicU64,
     begun: AtomicU64,
     booked: AtomicU64,
-    restarts: AtomicU64,
+    silences: AtomicU64,
 }
 
 fn add(count: &AtomicU64) {
@@ -281,7 +281,7 @@ impl Lane<'_> {
                 }
                 Err(GenerateError::Net(_)) => {
                     lease.end(Ending::Unsure);
-                    self.is_silent(MAIN).await;
+                    add(&self.tally.silences);
                 }
                 Err(GenerateError::Unreachable(_)) => lease.end(Ending::Suspect),
                 Err(_) => lease.end(Ending::Done),
@@ -300,18 +300,11 @@ impl Lane<'_> {
             }
             Err(ScoreError::Net(error)) if error.may_have_arrived() => {
                 lease.end(Ending::Unsure);
-                self.is_silent(JUDGE).await;
+                add(&self.tally.silences);
             }
             _ => lease.end(Ending::Suspect),
         }
         false
-    }
-
-    /// One that hangs and rests is told by nothing but its silence: somebody has it restarted.
-    async fn is_silent(&mut self, worker: &str) {
-        add(&self.tally.restarts);
-        // If that fails the arbiter tries again by itself.
-        let _ = self.shop.arbiter.order(Order::Restart(worker.into())).await;
     }
 
     async fn task(&mut self) {
@@ -361,13 +354,13 @@ async fn campaign(seed: u64, count: u64) -> Option<String> {
     assert!(faults as u64 > count / 10, "only {faults} faults");
     Some(format!(
         "{handoffs} hand-offs, {faults} faults, {} processes, {} tasks booked, {} leases granted, {} refused, {} \
-         cancelled, {} restarts for silence, most {} of {CARD}, none out of memory",
+         cancelled, {} silences, most {} of {CARD}, none out of memory",
         state.starts,
         of(&tally.booked),
         of(&tally.granted),
         of(&tally.refused),
         of(&tally.cancelled),
-        of(&tally.restarts),
+        of(&tally.silences),
         state.most,
     ))
 }

@@ -403,6 +403,8 @@ impl Keeper {
             if let Some(vigil) = &mut self.vigil {
                 vigil.line = None;
                 if ending == Ending::Done {
+                    let worker = vigil.worker.clone();
+                    self.book.answered(&worker, false);
                     self.end_vigil();
                 }
             }
@@ -423,6 +425,7 @@ impl Keeper {
         match ending {
             Ending::Done => self.book.answered(&worker, false),
             Ending::Unsure => {
+                self.book.answered(&worker, true);
                 let until = ends.unwrap_or(now.1);
                 let usual = self.usual_end(tenant, granted);
                 self.vigil = Some(Vigil::keep(worker.clone(), (usual, until), now.1, None));

@@ -374,6 +374,14 @@ async fn a_suspect_is_looked_at_before_it_is_used_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_rests_and_never_answered_is_looked_at_before_it_is_used_again() {
+    let rig = Rig::new(Sees::Processes);
+    rig.lease(Tenant::Scorer).await.end(Ending::Unsure);
+    rig.score().await;
+    assert_eq!(rig.card.calls(), ["canary scorer"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_recovery_brings_the_card_to_a_known_state() {
     let mut workers = reference();
     for worker in &mut workers {

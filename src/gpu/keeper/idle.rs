@@ -256,7 +256,9 @@ impl Keeper {
             Sight::Unmeasured | Sight::Blind(_) => None,
         };
         if vigil.sees(glimpse, now.1) {
-            return self.end_vigil();
+            self.end_vigil();
+            // It rests, and yet it did not answer: perhaps it hangs.
+            return self.book.doubt(&worker, now);
         }
         if vigil.becomes_overdue(now.1) {
             tracing::error!(
