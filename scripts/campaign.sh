@@ -12,7 +12,8 @@ Usage: scripts/campaign.sh NAME [SIZE]
   handoffs [N] N hand-offs (1000) with random faults between worker processes on one card, and what the coordinator
                itself adds to each step
   simulate [N] the capacity table and the table of luck of rules.md with N seeds (5), and two large ones; their
-               tables replace the section "Simulations" of docs/measurements.md
+               tables replace the section "Simulations" of docs/measurements.md; SN17_LARGE=no leaves the large
+               ones out, which take as long as all the others
 
 The seed is random, 1 for simulations; SN17_SEED=N sets it. Exit status: that of the campaign, 2 for wrong arguments.
 TEXT
