@@ -44,12 +44,13 @@ for file in tests/*.rs; do
 done
 log=$(mktemp)
 trap 'rm -f "$log"; kill "${other-}" 2>/dev/null || true' EXIT
-cargo test --locked "${beside[@]}" >"$log" 2>&1 &
+cargo test --locked --no-fail-fast "${beside[@]}" >"$log" 2>&1 &
 other=$!
-step cargo test --locked --lib --bins "${alone[@]}"
+status=0
+step cargo test --locked --no-fail-fast --lib --bins "${alone[@]}" || status=$?
 echo "== cargo test --locked ${beside[*]} ($SECONDS s)" >&2
-wait "$other" && passed=true || passed=false
+wait "$other" || status=$?
 other=
 cat "$log"
-$passed
+if [[ $status != 0 ]]; then exit "$status"; fi
 echo "== all passed ($SECONDS s)" >&2

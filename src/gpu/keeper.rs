@@ -291,11 +291,14 @@ impl Keeper {
                 Ask::Lease { request, reply } => self.grant(request, asked, reply).await,
                 Ask::Order { order, reply } => {
                     let done = self.obey(order).await;
+                    // Whoever hears of the end sees what came of it.
+                    self.show();
                     // Whoever gave it may have gone.
                     drop(reply.send(done));
                 }
                 Ask::Recover { open, reply } => {
                     let recovery = self.recover(open).await;
+                    self.show();
                     drop(reply.send(recovery));
                 }
             }
