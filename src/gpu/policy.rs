@@ -12,7 +12,7 @@ pub enum Mode {
     /// Ahead of time where that pays, and several generations a swap where the card is the limit.
     #[default]
     Auto,
-    /// The scorer comes back after every generation.
+    /// The scorer comes back for every result, and nothing is moved ahead of time.
     PerTask,
     /// Nothing is ever moved.
     Off,
@@ -159,8 +159,10 @@ pub(super) fn pastime(leisure: &Leisure) -> Pastime {
     let Leisure { mode, now, since, forecast, making_way, bringing_back } = *leisure;
     match mode {
         Mode::Off => return Pastime::Wait(None),
-        Mode::PerTask if bringing_back.is_some() => return Pastime::BringBack,
-        Mode::PerTask => return Pastime::Wait(None),
+        // What is to be scored asks for it by itself; a result that goes out unscored needs it nowhere, and
+        // the next generation asks at once.
+        Mode::PerTask if bringing_back.is_some() && now >= since + PATIENCE => return Pastime::BringBack,
+        Mode::PerTask => return Pastime::Wait(bringing_back.map(|_| since + PATIENCE)),
         Mode::Auto => {}
     }
     let (at, forecast) = forecast.unwrap_or((since, Forecast::default()));
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn per_task_brings_back_at_once_and_off_does_nothing() {
+    async fn per_task_brings_back_once_the_card_is_idle_and_off_does_nothing() {
         let since = Instant::now();
         let soon = Forecast { next_generation_in: Some(S(1)), queued_generations: 1, ..Forecast::default() };
         let leisure = Leisure {
@@ -318,7 +320,8 @@ mod tests {
             making_way: Some(S(2)),
             bringing_back: Some(S(3)),
         };
-        assert_eq!(pastime(&leisure), Pastime::BringBack);
+        assert_eq!(pastime(&leisure), Pastime::Wait(Some(since + S(2))));
+        assert_eq!(pastime(&Leisure { now: since + S(2), ..leisure }), Pastime::BringBack);
         assert_eq!(pastime(&Leisure { bringing_back: None, ..leisure }), Pastime::Wait(None));
         assert_eq!(pastime(&Leisure { mode: Mode::Off, ..leisure }), Pastime::Wait(None));
     }
