@@ -1,5 +1,6 @@
 //! From settings and the outside world to a running agent.
 
+mod journal;
 mod workshop;
 
 use std::fmt;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,18 +18,17 @@ use crate::chain::{ChainClient, ChainHandle, Follower, Jitter, Link};
 use crate::clock::Clock;
 use crate::config::{ConfigErrors, GpuSettings, Settings};
 use crate::dendrite::{AxonAddress, Dendrite};
-use crate::gpu::{
-    Arbiter, HandoffId, HandoffLog, Household, Intent, LeaseError, LogError, OpenHandoff, StepTaken,
-};
+use crate::gpu::{Arbiter, HandoffId, HandoffLog, Household, LeaseError, OpenHandoff};
 use crate::mining::{
     Admission, Budget, Finish, Member, Miner, MinerError, SeedSource, Setup, Snapshot, Subnet, Tally,
     TaskSource, ValidatorSource,
 };
 use crate::net::{Connections, Endpoint, NetError, Transport};
-use crate::primitives::{CardId, Hotkey, Uid, UnixTime};
-use crate::store::{HandoffRecord, HandoffStep, LockError, ProcessLock, Store, StoreError, runtime_dir};
+use crate::primitives::{CardId, Hotkey, Uid};
+use crate::store::{LockError, ProcessLock, Store, StoreError, runtime_dir};
 use crate::wallet::HotkeyPair;
 
+pub use journal::Journal;
 pub use workshop::{Surroundings, Workshop, bench};
 
 /// What the agent runs against. The binary assembles a real one, a test another; nothing below asks
@@ -182,39 +182,6 @@ impl Keeper {
             }
         }
     }
-}
-
-/// The journal of hand-offs, in the store.
-#[derive(Debug)]
-struct Journal(Store);
-
-impl HandoffLog for Journal {
-    fn begin(&self, intent: Intent) -> BoxFuture<'_, Result<HandoffId, LogError>> {
-        let Intent { card, at, cause, wanted, evicted } = intent;
-        let evicted = evicted.iter().map(ToString::to_string).collect();
-        let (cause, wanted) = (cause.to_string(), wanted.to_string());
-        let record = HandoffRecord { card, at, cause, wanted, evicted };
-        Box::pin(async { self.0.begin_handoff(record).await.map(HandoffId).map_err(log_error) })
-    }
-
-    fn step(&self, id: HandoffId, taken: StepTaken) -> BoxFuture<'_, Result<(), LogError>> {
-        let StepTaken { step, at, took, failure } = taken;
-        let worker = step.worker().map(ToString::to_string);
-        let step = HandoffStep { verb: step.verb().to_owned(), worker, at, took, failure };
-        Box::pin(async move { self.0.handoff_step(id.0, step).await.map_err(log_error) })
-    }
-
-    fn commit(&self, id: HandoffId, at: UnixTime) -> BoxFuture<'_, Result<(), LogError>> {
-        Box::pin(async move { self.0.end_handoff(id.0, at, None).await.map_err(log_error) })
-    }
-
-    fn fail(&self, id: HandoffId, at: UnixTime, why: String) -> BoxFuture<'_, Result<(), LogError>> {
-        Box::pin(async move { self.0.end_handoff(id.0, at, Some(why)).await.map_err(log_error) })
-    }
-}
-
-fn log_error(error: StoreError) -> LogError {
-    LogError(error.to_string())
 }
 
 /// Brings a card to a known state before anything is made on it.

@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dev_crew::{Crewing, Journal};
+use dev_crew::Crewing;
 use dev_workers::{CARD, DevCard, PATIENCE, UUID, change_faults, limits, sockets};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use sn17_miner::app::Journal;
 use sn17_miner::clock::Clock;
 use sn17_miner::devnet::card::{Event, What};
 use sn17_miner::devnet::shapes;

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -14,23 +14,9 @@ use sn17_miner::api::{AskError, ListenError, LocalApi, Status, ask, socket_path}
 use sn17_miner::clock::Clock;
 use sn17_miner::net::NetError;
 use sn17_miner::wallet::HotkeyPair;
-use support::program::Program;
+use support::program::{Program, miner};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The binary with nothing of this user's around it; its data directory is `dir/data`.
-fn miner(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sn17-miner"));
-    command
-        .args(args)
-        .arg("--set")
-        .arg(format!("paths.data={}", dir.join("data").display()))
-        .current_dir(dir)
-        .env_clear()
-        .env("HOME", dir)
-        .env("XDG_RUNTIME_DIR", dir);
-    command
-}
 
 /// An agent on its embedded network, with three tasks behind it.
 fn agent(dir: &Path) -> Program {

@@ -9,30 +9,17 @@ mod program;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use dev_workers::{DevCard, DevProcess};
-use program::Program;
+use program::{Program, miner};
 use serde_json::Value;
 use sn17_miner::api::{WorkersStatus, socket_path};
+use sn17_miner::devnet::card::CardState;
 use sn17_miner::primitives::MiB;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The binary with nothing of this user's around it; its data directory is `dir/data`.
-fn miner(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sn17-miner"));
-    command
-        .args(args)
-        .arg("--set")
-        .arg(format!("paths.data={}", dir.join("data").display()))
-        .current_dir(dir)
-        .env_clear()
-        .env("HOME", dir)
-        .env("XDG_RUNTIME_DIR", dir);
-    command
-}
 
 fn workers(dir: &Path, args: &[&str]) -> Output {
     let mut all = vec!["workers"];
@@ -164,8 +151,12 @@ struct Shared {
 impl Shared {
     /// The workers run, and `dir/config.toml` names them.
     fn open(dir: &Path) -> Self {
+        Self::at_work_for(dir, "20ms")
+    }
+
+    fn at_work_for(dir: &Path, time: &str) -> Self {
         let card = DevCard::new();
-        let times = ["--work-time", "20ms", "--load-time", "10ms", "--unload-time", "10ms"];
+        let times = ["--work-time", time, "--load-time", "10ms", "--unload-time", "10ms"];
         let worker = |dialect: &str, own: &[&str]| card.worker(dialect, &[own, &times].concat());
         let main = worker("form", &["--name", "main", "--resident", "3000", "--peak", "20070"]);
         let judge = worker("three-gen", &["--name", "judge", "--resident", "4813", "--peak", "4813"]);
@@ -238,4 +229,45 @@ fn a_mining_agent_takes_orders_for_its_card_in_turn() {
     running.terminate();
     assert_eq!(running.finish(PATIENCE).status.code(), Some(0));
     shared.assert_sound();
+}
+
+fn at_work(state: &CardState) -> bool {
+    state.held_by("main") > Some(MiB(20_000))
+}
+
+/// Whoever is interrupted while the card is the generator's brings the scorer back, once the generator
+/// has ended.
+#[tokio::test]
+async fn an_interrupted_command_leaves_nobody_unloaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::at_work_for(dir.path(), "1s");
+    let commands: [&[&str]; 2] = [&["--task", "a red cube"], &["workers", "handoff-test"]];
+    for arguments in commands {
+        let command = Program::start("command", &mut miner(dir.path(), arguments), dir.path());
+        shared.card.until("the generator works", at_work).await;
+        assert!(shared.held("judge") < MiB(1_000));
+        command.terminate();
+        let ended = command.finish(PATIENCE);
+        assert_eq!(ended.status.code(), Some(1), "{:?}", ended.lines);
+        assert_eq!(shared.held("judge"), MiB(4_813), "{arguments:?}");
+    }
+    shared.assert_sound();
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::at_work_for(dir.path(), "1h");
+    let command = Program::start("command", &mut miner(dir.path(), &["--task", "a red cube"]), dir.path());
+    shared.card.until("the generator works", at_work).await;
+    command.terminate();
+    let told = async {
+        while !command.stderr().contains("again: leaves at once") {
+            // Nothing tells of a change of the file.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("it says what a second signal does");
+    command.terminate();
+    assert_eq!(command.finish(PATIENCE).status.code(), Some(1));
 }

@@ -285,9 +285,11 @@ async fn carry_out(
             }
         };
         let told = tell(bench.arbiter.watch(), &page, clock.now());
+        // The card shows what came of an order before it answers: that is to be written down, too.
         let done = tokio::select! {
-            done = done => done,
+            biased;
             never = told => match never {},
+            done = done => done,
         };
         failures.extend(done.err());
     }
@@ -320,11 +322,12 @@ async fn test(
             tokio::pin!(round);
             loop {
                 tokio::select! {
-                    done = &mut round => break done,
+                    biased;
                     Ok(()) = view.changed() => {
                         let free = view.borrow_and_update().memory.map(|memory| memory.free);
                         least = least.into_iter().chain(free).min();
                     }
+                    done = &mut round => break done,
                 }
             }
         };

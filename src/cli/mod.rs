@@ -16,6 +16,7 @@ mod stop;
 mod task;
 mod wallet;
 mod workers;
+mod workplace;
 
 use std::process::ExitCode;
 

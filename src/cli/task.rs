@@ -3,10 +3,9 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
@@ -15,18 +14,17 @@ use sha2::{Digest, Sha256};
 
 use super::ExitStatus;
 use super::layers::LayerArgs;
-use super::run::{kept_data, peers, runtime, start_devnet, start_log, stop_devnet};
+use super::run::{runtime, start_log};
 use super::stop::StopSignals;
-use crate::app::{Surroundings, Transports, Workshop, lock_cards};
+use super::workplace::Workplace;
+use crate::app::Workshop;
 use crate::clock::Clock;
 use crate::config::{Settings, WorkerUrl};
-use crate::gpu::NoLog;
 use crate::mining::{Bench, Candidate, SeedSource, judge, make};
 use crate::primitives::{LocalId, Prompt, Seed};
 use crate::splat::write_ply;
 use crate::store::Verdict;
 use crate::telemetry::Sink;
-use crate::wallet::HotkeyPair;
 
 /// Largest image taken as a prompt.
 const MAX_IMAGE: u64 = 32 << 20;
@@ -122,10 +120,7 @@ pub fn run(layers: &LayerArgs, args: &TaskArgs) -> anyhow::Result<ExitStatus> {
     layers.warn_of_idle_flags();
     runtime()?.block_on(async {
         let signals = StopSignals::listen().context("listen for signals")?;
-        tokio::select! {
-            status = one_shot(&settings, args, prompt, clock) => status,
-            () = signals.stop.cancelled() => bail!("interrupted, nothing was written"),
-        }
+        one_shot(&settings, args, prompt, clock, &signals).await
     })
 }
 
@@ -134,62 +129,106 @@ async fn one_shot(
     args: &TaskArgs,
     prompt: Prompt,
     clock: Clock,
+    signals: &StopSignals,
 ) -> anyhow::Result<ExitStatus> {
-    let embedded = settings.generator.url == WorkerUrl::Devnet;
-    // A running agent on the same card would be driven out of memory.
-    let locks = if embedded { Vec::new() } else { lock_cards(settings)? };
-    let workers_only = Settings {
-        devnet: crate::config::DevnetSettings { base_port: 0, ..settings.devnet.clone() },
-        ..settings.clone()
+    let mut place = Workplace::take(settings, clock).await?;
+    let tried = {
+        let tried = try_out(&place.workshop, settings, args, &prompt, clock);
+        tokio::pin!(tried);
+        tokio::select! {
+            tried = &mut tried => tried,
+            () = signals.stop.cancelled() => {
+                eprintln!("interrupted; whoever left the card is brought back (again: leaves at once)");
+                // The generator's own answer is the best sign that its work has ended.
+                tokio::select! {
+                    () = place.workshop.close() => {}
+                    () = signals.now.cancelled() => {}
+                    () = async { drop(tried.await); std::future::pending().await } => {}
+                }
+                Err(anyhow!("interrupted, nothing was written"))
+            }
+        }
     };
-    let devnet = start_devnet(&workers_only, vec![*HotkeyPair::dev("miner").hotkey()], clock).await?;
-    let peers = peers(&workers_only, devnet.as_ref())?;
-    let transports = Transports::over_sockets(settings)?;
-    let kept = kept_data(settings)?;
-    let temporary = tempfile::tempdir().context("make a temporary directory")?;
-    let around = Surroundings {
-        settings,
-        transports: &transports,
-        clock,
-        store: None,
-        journal: Arc::new(NoLog),
-        folder: kept.as_deref().unwrap_or(temporary.path()),
+    // Nobody else brings back who has left.
+    tokio::select! {
+        () = place.leave() => {}
+        () = signals.now.cancelled() => {}
+    }
+    drop(place);
+    let tried = tried?;
+
+    let files = Files {
+        out: args.out.clone().unwrap_or_else(|| settings.paths.out.clone()),
+        keep_ply: settings.keep_ply,
+        image: args.image.clone(),
+        embedded: settings.generator.url == WorkerUrl::Devnet,
     };
-    let workshop = Workshop::open(peers.cards, &around).await?;
+    let summary = tokio::task::spawn_blocking(move || files.write(&prompt, tried));
+    let summary = summary.await.context("write the results")??;
+    print(&summary, args.json)?;
+    Ok(ExitStatus::Done)
+}
+
+/// What became of one prompt.
+struct Tried {
+    id: LocalId,
+    seed: Seed,
+    candidate: Candidate,
+    verdict: Verdict,
+    scoring: Duration,
+    worker: String,
+    scorer: Option<String>,
+}
+
+async fn try_out(
+    workshop: &Workshop,
+    settings: &Settings,
+    args: &TaskArgs,
+    prompt: &Prompt,
+    clock: Clock,
+) -> anyhow::Result<Tried> {
     let takes = |bench: &&Bench| bench.generator.makes(prompt.kind());
     let bench = workshop.benches.iter().find(takes).or(workshop.benches.first());
     let bench = bench.context("no card is configured")?;
     let seeds = SeedSource::from_os();
     let id = seeds.local_id(clock.now());
     let seed = args.seed.map_or_else(|| seeds.seed(), Seed::new);
+    let candidate = make(bench, &id, prompt, seed, settings.keep_ply).await?;
+    let started = clock.instant();
+    let verdict = judge(bench, None, &id, prompt, &candidate.spz).await?;
+    Ok(Tried {
+        id,
+        seed,
+        candidate,
+        verdict,
+        scoring: started.elapsed(),
+        worker: bench.generator.name().to_owned(),
+        scorer: bench.scorer.as_ref().map(|scorer| scorer.name().to_owned()),
+    })
+}
 
-    let tried = async {
-        let candidate = make(bench, &id, &prompt, seed, settings.keep_ply).await?;
-        let started = clock.instant();
-        let verdict = judge(bench, None, &id, &prompt, &candidate.spz).await?;
-        Ok::<_, anyhow::Error>((candidate, verdict, started.elapsed()))
-    };
-    let tried = tried.await;
-    workshop.close().await;
-    let (candidate, verdict, scoring) = tried?;
-    drop(locks);
+/// What is written, and where.
+struct Files {
+    out: PathBuf,
+    keep_ply: bool,
+    image: Option<PathBuf>,
+    embedded: bool,
+}
 
-    let out = args.out.clone().unwrap_or_else(|| settings.paths.out.clone());
-    let (verdict, score) = match verdict {
-        Verdict::Scored(score) => ("scored", Some(score.get())),
-        Verdict::NoVerdict => ("no-verdict", None),
-        Verdict::Unscored => ("unscored", None),
-    };
-    let keep_ply = settings.keep_ply;
-    let worker = bench.generator.name().to_owned();
-    let scorer = bench.scorer.as_ref().map(|scorer| scorer.name().to_owned());
-    let image = args.image.clone();
-    let summary = tokio::task::spawn_blocking(move || -> anyhow::Result<Summary> {
-        let files = write_files(&out, &id, &candidate, keep_ply)?;
+impl Files {
+    fn write(self, prompt: &Prompt, tried: Tried) -> anyhow::Result<Summary> {
+        let Self { out, keep_ply, image, embedded } = self;
+        let Tried { id, seed, candidate, verdict, scoring, worker, scorer } = tried;
+        let (verdict, score) = match verdict {
+            Verdict::Scored(score) => ("scored", Some(score.get())),
+            Verdict::NoVerdict => ("no-verdict", None),
+            Verdict::Unscored => ("unscored", None),
+        };
+        let (spz, ply) = write_files(&out, &id, &candidate, keep_ply)?;
         let summary = Summary {
             id: id.to_string(),
             kind: prompt.kind().to_string(),
-            prompt: match &prompt {
+            prompt: match prompt {
                 Prompt::Text(text) => Some(text.to_string()),
                 _ => None,
             },
@@ -198,8 +237,8 @@ async fn one_shot(
             worker,
             points: candidate.spz.points(),
             sh_degree: candidate.spz.degree() as usize,
-            spz: files.0,
-            ply: files.1,
+            spz,
+            ply,
             summary: out.join(format!("{id}.json")),
             score,
             verdict,
@@ -207,17 +246,9 @@ async fn one_shot(
             seconds: seconds(&candidate, scoring),
             note: embedded.then_some("made by the embedded development workers: no model was involved"),
         };
-        let text = serde_json::to_vec_pretty(&summary)?;
-        write_whole(&summary.summary, &text)?;
+        write_whole(&summary.summary, &serde_json::to_vec_pretty(&summary)?)?;
         Ok(summary)
-    })
-    .await
-    .context("write the results")??;
-    if let Some(devnet) = devnet {
-        stop_devnet(devnet, &tokio_util::sync::CancellationToken::new()).await;
     }
-    print(&summary, args.json)?;
-    Ok(ExitStatus::Done)
 }
 
 fn seconds(candidate: &Candidate, scoring: Duration) -> Seconds {

@@ -117,9 +117,14 @@ pub fn run(layers: &LayerArgs, command: WorkersCommand) -> anyhow::Result<ExitSt
 type Show = fn(&mut dyn Write, &crate::api::WorkersStatus) -> io::Result<()>;
 
 async fn look(settings: &Settings, clock: Clock, show: Show, json: bool) -> anyhow::Result<ExitStatus> {
-    let desk = Desk::find(settings, clock, false).await?;
-    let status = desk.workers().await?;
+    let mut desk = Desk::find(settings, clock).await?;
+    let status = async {
+        desk.open(false).await?;
+        desk.workers().await
+    };
+    let status = status.await;
     desk.leave().await;
+    let status = status?;
     let mut out = io::stdout().lock();
     if json {
         serde_json::to_writer_pretty(&mut out, &status)?;
@@ -138,24 +143,34 @@ async fn give(
     stays: bool,
 ) -> anyhow::Result<ExitStatus> {
     let signals = StopSignals::listen().context("listen for signals")?;
-    let desk = Desk::find(settings, clock, true).await?;
-    let id = desk.give(&errand).await?;
-    let followed = tokio::select! {
-        followed = follow(&desk, id, clock) => followed,
+    let mut desk = Desk::find(settings, clock).await?;
+    let outcome = tokio::select! {
+        outcome = carry_out(&desk, clock, &errand, json) => outcome,
         () = signals.stop.cancelled() => {
-            if desk.is_here() {
-                eprintln!("interrupted; the card is brought back to what it was");
-                tokio::select! {
-                    () = desk.leave() => {}
-                    () = signals.now.cancelled() => {}
-                }
-            } else {
-                eprintln!("the agent goes on with it; `workers ps` shows how it stands");
-            }
-            return Ok(ExitStatus::Failure);
+            eprintln!("{}", match desk.is_here() {
+                true => "interrupted; the card is brought back to what it was",
+                false => "the agent goes on with it; `workers ps` shows how it stands",
+            });
+            Ok(false)
         }
     };
-    let order = followed?;
+    if matches!(outcome, Ok(true)) && stays && desk.is_here() {
+        eprintln!("it runs until this is interrupted (Ctrl-C)");
+        signals.stop.cancelled().await;
+    }
+    // However it ended: nobody else brings back who has left.
+    tokio::select! {
+        () = desk.leave() => {}
+        () = signals.now.cancelled() => {}
+    }
+    Ok(if outcome? { ExitStatus::Done } else { ExitStatus::Failure })
+}
+
+/// Whether it was done.
+async fn carry_out(desk: &Desk, clock: Clock, errand: &Errand, json: bool) -> anyhow::Result<bool> {
+    desk.open(true).await?;
+    let id = desk.give(errand).await?;
+    let order = follow(desk, id, clock).await?;
     let mut out = io::stdout().lock();
     if json {
         serde_json::to_writer_pretty(&mut out, &order)?;
@@ -163,17 +178,7 @@ async fn give(
     } else {
         show::outcome(&mut out, &order)?;
     }
-    drop(out);
-    let done = order.state == OrderState::Done;
-    if done && stays && desk.is_here() {
-        eprintln!("it runs until this is interrupted (Ctrl-C)");
-        signals.stop.cancelled().await;
-    }
-    tokio::select! {
-        () = desk.leave() => {}
-        () = signals.now.cancelled() => {}
-    }
-    Ok(if done { ExitStatus::Done } else { ExitStatus::Failure })
+    Ok(order.state == OrderState::Done)
 }
 
 /// Prints what happens until the order has ended.

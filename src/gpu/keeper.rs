@@ -6,6 +6,7 @@
 
 mod eye;
 mod idle;
+mod orders;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
@@ -21,7 +22,7 @@ use super::book::{Book, Entry, Scene};
 use super::effects::{Cause, Effects, HandoffLog, NoLog, OpenHandoff};
 use super::household::{Household, Settings};
 use super::pace::{Act, Lags, Mean};
-use super::plan::{Budget, Plan, Reach, Step, Urgency, Wanted, plan};
+use super::plan::{Budget, Plan, Urgency, Wanted, plan};
 use super::policy::{Forecast, Mode, Turn, pick};
 use super::reading::{Pressure, Reading};
 use super::view::{CardView, LeaseView, MemoryView, NextView, WorkerView};
@@ -104,6 +105,7 @@ pub(super) struct Keeper {
     inbox: mpsc::Receiver<Waiter>,
     forecast: watch::Receiver<Option<(Instant, Forecast)>>,
     stop: CancellationToken,
+    is_given_up: bool,
     queue: VecDeque<Waiter>,
     hold: Option<Hold>,
     /// The last lease has ended, but perhaps not the work.
@@ -171,6 +173,7 @@ impl Keeper {
             inbox,
             forecast,
             stop,
+            is_given_up: false,
             queue: VecDeque::new(),
             hold: None,
             vigil: None,
@@ -204,11 +207,29 @@ impl Keeper {
             }
             self.show();
         }
+        self.give_up().await;
+    }
+
+    /// Nobody gets the card any more. Whoever left it comes back once the one at work has ended, unless
+    /// that does not end.
+    async fn give_up(&mut self) {
+        self.is_given_up = true;
         self.inbox.close();
+        while self.inbox.try_recv().is_ok() {}
         self.queue.clear();
+        let is_overdue = |vigil: &Option<Vigil>| vigil.as_ref().is_some_and(Vigil::is_overdue);
+        while !self.is_idle() && !is_overdue(&self.vigil) && self.book.all().any(|entry| entry.owed) {
+            match self.wait().await {
+                Event::Said(Said::Ended(ending)) => self.ended(ending),
+                Event::Said(Said::Refused) => self.hold = None,
+                Event::Timer => self.tick().await,
+                Event::Said(Said::Working(_)) | Event::Asked(_) | Event::Forecast | Event::Stop => {}
+            }
+        }
         if self.is_idle() && self.effects.is_some() {
             self.bring_back_all().await;
         }
+        self.show();
     }
 
     async fn wait(&mut self) -> Event {
@@ -244,8 +265,8 @@ impl Keeper {
             biased;
             // A card that was given back before the order to stop is free.
             said = said => Event::Said(said),
-            () = self.stop.cancelled() => Event::Stop,
-            asked = self.inbox.recv(), if self.queue.len() < QUEUE => asked.map_or(Event::Stop, Event::Asked),
+            () = self.stop.cancelled(), if !self.is_given_up => Event::Stop,
+            asked = self.inbox.recv(), if !self.is_given_up && self.queue.len() < QUEUE => asked.map_or(Event::Stop, Event::Asked),
             Ok(()) = self.forecast.changed() => Event::Forecast,
             () = rings => Event::Timer,
         }
@@ -477,77 +498,6 @@ impl Keeper {
             Some(out + self.book.measured(worker, [Act::Load, Act::Start], Act::Filled)?)
         };
         plan.map(|plan| plan.evicted.iter().filter_map(both).sum()).unwrap_or_default()
-    }
-
-    async fn obey(&mut self, order: Order) -> Result<(), LeaseError> {
-        let (Order::Load(worker)
-        | Order::Unload(worker)
-        | Order::Cleanup(worker)
-        | Order::Start(worker)
-        | Order::Stop(worker)
-        | Order::Restart(worker)) = order.clone()
-        else {
-            if self.effects.is_some() {
-                self.look_around().await;
-            }
-            return Ok(());
-        };
-        if self.effects.is_none() || !self.book.entries.contains_key(&worker) {
-            return Err(LeaseError::NoSuchWorker(worker));
-        }
-        match order {
-            Order::Unload(_) => self.alone(Step::Unload(worker.clone()), Cause::Order).await?,
-            Order::Cleanup(_) => self.alone(Step::Cleanup(worker.clone()), Cause::Order).await?,
-            Order::Stop(_) | Order::Restart(_) => {
-                self.alone(Step::Stop(worker.clone()), Cause::Order).await?;
-            }
-            Order::Look | Order::Load(_) | Order::Start(_) => {}
-        }
-        match order {
-            Order::Load(_) | Order::Start(_) | Order::Restart(_) => {
-                let want = Wanted { reach: Reach::AllButPinned, ..self.book.want_back(&worker) };
-                self.hand_off(&want, Cause::Order).await?;
-            }
-            Order::Unload(_) | Order::Stop(_) => {
-                // It was meant to.
-                if let Some(entry) = self.book.entries.get_mut(&worker) {
-                    entry.owed = false;
-                }
-            }
-            Order::Look | Order::Cleanup(_) => {}
-        }
-        Ok(())
-    }
-
-    async fn recover(&mut self, open: Vec<OpenHandoff>) -> Recovery {
-        let now = self.now();
-        for handoff in &open {
-            for worker in handoff.evicted.iter().chain([&handoff.wanted]) {
-                self.book.doubt(worker, now);
-            }
-        }
-        let mut recovery = Recovery::default();
-        if self.effects.is_some() {
-            self.look_around().await;
-            // Whether one with a canary is there is soon found out.
-            let doubtful =
-                |entry: &&Entry| entry.state() == WorkerState::Unknown && entry.spec.abilities.canary;
-            let due = |entry: &&Entry| entry.owed || doubtful(entry);
-            let expected: Vec<WorkerId> = self.book.all().filter(due).map(|e| e.spec.id.clone()).collect();
-            for worker in expected {
-                match self.bring_back(&worker, Cause::Recovery).await {
-                    None => recovery.resident.push(worker),
-                    Some(why) => recovery.missing.push((worker, why)),
-                }
-            }
-        }
-        for handoff in open {
-            let why = "interrupted; the card was brought to a known state at the next start";
-            if let Err(error) = self.log.fail(handoff.id, self.clock.now(), why.to_owned()).await {
-                tracing::warn!(card = %self.card, %error, "A hand-off of an earlier run was not closed");
-            }
-        }
-        recovery
     }
 
     fn show(&self) {

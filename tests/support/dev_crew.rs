@@ -5,13 +5,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use sn17_miner::clock::Clock;
 use sn17_miner::gpu::probe::NvmlLibrary;
-use sn17_miner::gpu::{Crew, Hand, HandoffId, HandoffLog, Intent, LogError, Share, StepTaken, WorkerId};
+use sn17_miner::gpu::{Crew, Hand, Share, WorkerId};
 use sn17_miner::net::Endpoint;
-use sn17_miner::primitives::{ByteSize, UnixTime};
-use sn17_miner::store::{HandoffRecord, HandoffStep, Store, StoreError};
+use sn17_miner::primitives::ByteSize;
+use sn17_miner::store::Store;
 use sn17_miner::workers::{Premises, ProcessSettings, Scorer, ScorerSettings, WorkerProcess};
 
 use super::dev_workers::{DevCard, PATIENCE, UUID, command, limits, memory, sockets};
@@ -82,37 +81,4 @@ impl<'a> Crewing<'a> {
 /// An address at which nobody listens.
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// The journal in a store, as the agent keeps it.
-#[derive(Debug)]
-pub struct Journal(pub Store);
-
-impl HandoffLog for Journal {
-    fn begin(&self, intent: Intent) -> BoxFuture<'_, Result<HandoffId, LogError>> {
-        let Intent { card, at, cause, wanted, evicted } = intent;
-        let evicted = evicted.iter().map(ToString::to_string).collect();
-        let record =
-            HandoffRecord { card, at, cause: cause.to_string(), wanted: wanted.to_string(), evicted };
-        Box::pin(async { self.0.begin_handoff(record).await.map(HandoffId).map_err(log_error) })
-    }
-
-    fn step(&self, id: HandoffId, taken: StepTaken) -> BoxFuture<'_, Result<(), LogError>> {
-        let StepTaken { step, at, took, failure } = taken;
-        let worker = step.worker().map(ToString::to_string);
-        let step = HandoffStep { verb: step.verb().to_owned(), worker, at, took, failure };
-        Box::pin(async move { self.0.handoff_step(id.0, step).await.map_err(log_error) })
-    }
-
-    fn commit(&self, id: HandoffId, at: UnixTime) -> BoxFuture<'_, Result<(), LogError>> {
-        Box::pin(async move { self.0.end_handoff(id.0, at, None).await.map_err(log_error) })
-    }
-
-    fn fail(&self, id: HandoffId, at: UnixTime, why: String) -> BoxFuture<'_, Result<(), LogError>> {
-        Box::pin(async move { self.0.end_handoff(id.0, at, Some(why)).await.map_err(log_error) })
-    }
-}
-
-fn log_error(error: StoreError) -> LogError {
-    LogError(error.to_string())
 }

@@ -8,6 +8,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// The binary with nothing of this user's around it; its data directory is `dir/data`.
+#[allow(dead_code, reason = "not every test file asks the agent by its commands")]
+pub fn miner(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sn17-miner"));
+    command
+        .args(args)
+        .arg("--set")
+        .arg(format!("paths.data={}", dir.join("data").display()))
+        .current_dir(dir)
+        .env_clear()
+        .env("HOME", dir)
+        .env("XDG_RUNTIME_DIR", dir);
+    command
+}
+
 /// A running program. Dropping it kills it and, in a failing test, shows what it said.
 pub struct Program {
     name: String,

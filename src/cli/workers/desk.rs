@@ -1,21 +1,17 @@
 //! Who takes the orders: the agent that runs, or this process itself.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 
 use crate::api::{self, Errand, OrderStatus, Orders, WorkersStatus, ask_order, ask_workers, give_order};
-use crate::app::{Surroundings, Transports, Workshop, lock_cards};
-use crate::cli::run::{kept_data, peers, start_devnet};
+use crate::cli::run::kept_data;
+use crate::cli::workplace::Workplace;
 use crate::clock::Clock;
-use crate::config::{Settings, WorkerSettings, WorkerUrl};
-use crate::devnet::network::Served;
-use crate::gpu::{NoLog, Order};
+use crate::config::{Settings, WorkerSettings};
+use crate::gpu::Order;
 use crate::mining::SeedSource;
 use crate::net::{Connections, Endpoint, Transport};
-use crate::store::ProcessLock;
-use crate::wallet::HotkeyPair;
 
 /// See the [module](self).
 pub enum Desk {
@@ -26,47 +22,34 @@ pub enum Desk {
 /// The cards, held by this process.
 pub struct Here {
     orders: Orders,
-    workshop: Workshop,
-    devnet: Option<Served>,
-    _folder: tempfile::TempDir,
-    _locks: Vec<ProcessLock>,
+    place: Workplace,
 }
 
 impl Desk {
-    /// `to_act`: a card that this process takes is brought to a known state first; else it is only looked
-    /// at.
+    /// The agent, if one runs; else the cards are taken.
     ///
     /// # Errors
-    /// When an agent runs and cannot be asked, or another process has the card.
-    pub async fn find(settings: &Settings, clock: Clock, to_act: bool) -> anyhow::Result<Self> {
+    /// When an agent runs and cannot be asked, or another process has a card.
+    pub async fn find(settings: &Settings, clock: Clock) -> anyhow::Result<Self> {
         if let Some(data) = kept_data(settings)? {
             let asked = ask_workers(&data, &clock).await;
             if asked.with_context(|| format!("ask the agent of {}", data.display()))?.is_some() {
                 return Ok(Self::Agent { data, clock });
             }
         }
-        let embedded = settings.generator.url == WorkerUrl::Devnet;
-        let locks = if embedded { Vec::new() } else { lock_cards(settings)? };
-        let workers_only = Settings {
-            devnet: crate::config::DevnetSettings { base_port: 0, ..settings.devnet.clone() },
-            ..settings.clone()
-        };
-        let devnet = start_devnet(&workers_only, vec![*HotkeyPair::dev("miner").hotkey()], clock).await?;
-        let peers = peers(&workers_only, devnet.as_ref())?;
-        let transports = Transports::over_sockets(settings)?;
-        let temporary = tempfile::tempdir().context("make a temporary directory")?;
-        let kept = kept_data(settings)?;
-        let around = Surroundings {
-            settings,
-            transports: &transports,
-            clock,
-            store: None,
-            journal: Arc::new(NoLog),
-            folder: kept.as_deref().unwrap_or(temporary.path()),
-        };
-        let mut workshop = Workshop::open(peers.cards, &around).await?;
-        let benches = std::mem::take(&mut workshop.benches);
-        for arbiter in workshop.arbiters() {
+        let mut place = Workplace::take(settings, clock).await?;
+        let benches = std::mem::take(&mut place.workshop.benches);
+        let orders = Orders::new(benches, clock, SeedSource::from_os(), None);
+        Ok(Self::Here(Box::new(Here { orders, place })))
+    }
+
+    /// Looks at the cards that this process holds; with `to_act` it brings them to a known state.
+    ///
+    /// # Errors
+    /// When a card is given up meanwhile.
+    pub async fn open(&self, to_act: bool) -> anyhow::Result<()> {
+        let Self::Here(here) = self else { return Ok(()) };
+        for arbiter in here.place.workshop.arbiters() {
             if !to_act {
                 arbiter.order(Order::Look).await.context("look at the card")?;
                 continue;
@@ -76,8 +59,7 @@ impl Desk {
                 eprintln!("warning: {worker} is not where it belongs: {why}");
             }
         }
-        let orders = Orders::new(benches, clock, SeedSource::from_os(), None);
-        Ok(Self::Here(Box::new(Here { orders, workshop, devnet, _folder: temporary, _locks: locks })))
+        Ok(())
     }
 
     /// Whether it is this process that holds the cards.
@@ -110,16 +92,10 @@ impl Desk {
     }
 
     /// Gives the cards up: whoever left for another is brought back first.
-    pub async fn leave(&self) {
-        let Self::Here(here) = self else { return };
-        here.workshop.close().await;
-    }
-}
-
-impl Drop for Here {
-    fn drop(&mut self) {
-        // Its servers end with it.
-        self.devnet.take();
+    pub async fn leave(&mut self) {
+        if let Self::Here(here) = self {
+            here.place.leave().await;
+        }
     }
 }
 

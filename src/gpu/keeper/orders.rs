@@ -1,0 +1,83 @@
+//! What a card's keeper is told to do: a person's orders, and the first look after a start.
+
+use super::super::arbiter::{LeaseError, Order, Recovery};
+use super::super::book::Entry;
+use super::super::effects::{Cause, OpenHandoff};
+use super::super::plan::{Reach, Step, Wanted};
+use super::super::worker::{WorkerId, WorkerState};
+use super::Keeper;
+
+impl Keeper {
+    /// Does what a person has ordered.
+    pub(super) async fn obey(&mut self, order: Order) -> Result<(), LeaseError> {
+        let (Order::Load(worker)
+        | Order::Unload(worker)
+        | Order::Cleanup(worker)
+        | Order::Start(worker)
+        | Order::Stop(worker)
+        | Order::Restart(worker)) = order.clone()
+        else {
+            if self.effects.is_some() {
+                self.look_around().await;
+            }
+            return Ok(());
+        };
+        if self.effects.is_none() || !self.book.entries.contains_key(&worker) {
+            return Err(LeaseError::NoSuchWorker(worker));
+        }
+        match order {
+            Order::Unload(_) => self.alone(Step::Unload(worker.clone()), Cause::Order).await?,
+            Order::Cleanup(_) => self.alone(Step::Cleanup(worker.clone()), Cause::Order).await?,
+            Order::Stop(_) | Order::Restart(_) => {
+                self.alone(Step::Stop(worker.clone()), Cause::Order).await?;
+            }
+            Order::Look | Order::Load(_) | Order::Start(_) => {}
+        }
+        match order {
+            Order::Load(_) | Order::Start(_) | Order::Restart(_) => {
+                let want = Wanted { reach: Reach::AllButPinned, ..self.book.want_back(&worker) };
+                self.hand_off(&want, Cause::Order).await?;
+            }
+            Order::Unload(_) | Order::Stop(_) => {
+                // It was meant to.
+                if let Some(entry) = self.book.entries.get_mut(&worker) {
+                    entry.owed = false;
+                }
+            }
+            Order::Look | Order::Cleanup(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Brings the card to a known state after a start.
+    pub(super) async fn recover(&mut self, open: Vec<OpenHandoff>) -> Recovery {
+        let now = self.now();
+        for handoff in &open {
+            for worker in handoff.evicted.iter().chain([&handoff.wanted]) {
+                self.book.doubt(worker, now);
+            }
+        }
+        let mut recovery = Recovery::default();
+        if self.effects.is_some() {
+            self.look_around().await;
+            // Whether one with a canary is there is soon found out.
+            let doubtful =
+                |entry: &&Entry| entry.state() == WorkerState::Unknown && entry.spec.abilities.canary;
+            let due = |entry: &&Entry| entry.owed || doubtful(entry);
+            let expected: Vec<WorkerId> = self.book.all().filter(due).map(|e| e.spec.id.clone()).collect();
+            for worker in expected {
+                match self.bring_back(&worker, Cause::Recovery).await {
+                    None => recovery.resident.push(worker),
+                    Some(why) => recovery.missing.push((worker, why)),
+                }
+            }
+        }
+        for handoff in open {
+            let why = "interrupted; the card was brought to a known state at the next start";
+            if let Err(error) = self.log.fail(handoff.id, self.clock.now(), why.to_owned()).await {
+                tracing::warn!(card = %self.card, %error, "A hand-off of an earlier run was not closed");
+            }
+        }
+        recovery
+    }
+}
