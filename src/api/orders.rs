@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::workers::WorkersStatus;
@@ -284,13 +285,7 @@ async fn carry_out(
                 Deed::Test { rounds } => test(&bench, rounds, &page, clock, &seeds, store.as_ref()).await,
             }
         };
-        let told = tell(bench.arbiter.watch(), &page, clock.now());
-        // The card shows what came of an order before it answers: that is to be written down, too.
-        let done = tokio::select! {
-            biased;
-            never = told => match never {},
-            done = done => done,
-        };
+        let done = tell(bench.arbiter.watch(), &page, clock.now(), done).await;
         failures.extend(done.err());
     }
     page.write(|order| {
@@ -349,20 +344,24 @@ async fn test(
     Ok(())
 }
 
-/// Writes down each change of who is where, and of the memory with it.
-async fn tell(
-    mut view: tokio::sync::watch::Receiver<CardView>,
+/// Writes down each change of who is where, and of the memory with it, until `done`.
+async fn tell<T>(
+    mut view: watch::Receiver<CardView>,
     page: &Page,
     began: UnixTime,
-) -> std::convert::Infallible {
+    done: impl Future<Output = T>,
+) -> T {
     let states = |view: &CardView| -> Vec<(WorkerId, WorkerState)> {
         view.workers.iter().map(|worker| (worker.worker.clone(), worker.state)).collect()
     };
     let mut before = states(&view.borrow_and_update());
+    tokio::pin!(done);
     loop {
-        if view.changed().await.is_err() {
-            // The card is given up; the order itself hears of that.
-            return std::future::pending().await;
+        tokio::select! {
+            // The card shows what came of an order before it answers.
+            biased;
+            Ok(()) = view.changed() => {}
+            done = &mut done => return done,
         }
         let (now, at, free) = {
             let view = view.borrow_and_update();
@@ -382,4 +381,59 @@ async fn tell(
 
 fn seconds(time: Duration) -> String {
     format!("{:7.2}s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::gpu::{Abilities, Arbiter, Residency, Tenant, WorkerView};
+    use crate::primitives::CardId;
+
+    fn view(state: WorkerState) -> CardView {
+        let worker = WorkerView {
+            worker: "judge".into(),
+            tenant: Tenant::Scorer,
+            residency: Residency::Preferred,
+            abilities: Abilities::default(),
+            state,
+            since: UnixTime::EPOCH,
+            held: MiB::ZERO,
+            resident: MiB::ZERO,
+            peak: MiB::ZERO,
+            is_owed: false,
+            starts: false,
+        };
+        let card = CardId { host: "localhost".into(), uuid: "auto".into() };
+        let empty = Arbiter::new(card, Clock::system()).watch().borrow().clone();
+        CardView { workers: vec![worker], ..empty }
+    }
+
+    /// Both may be there at once when the order is looked at again.
+    #[tokio::test]
+    async fn what_came_of_an_order_is_told_before_its_end() {
+        let book = Arc::new(Mutex::new(Book::default()));
+        let status = OrderStatus {
+            id: 1,
+            errand: Errand::Load { worker: "judge".into() },
+            given_at: UnixTime::EPOCH,
+            state: OrderState::UnderWay,
+            lines: Vec::new(),
+            rounds: Vec::new(),
+        };
+        lock(&book).orders.push_back(status);
+        let page = Page { book: Arc::clone(&book), id: 1 };
+        for round in 1..=64 {
+            let (shows, seen) = watch::channel(view(WorkerState::Unloaded));
+            let (answer, done) = oneshot::channel();
+            let card = async {
+                shows.send_replace(view(WorkerState::Resident));
+                answer.send(()).unwrap();
+            };
+            let (done, ()) = tokio::join!(tell(seen, &page, UnixTime::EPOCH, done), card);
+            done.unwrap();
+            assert_eq!(lock(&book).orders[0].lines.len(), round);
+        }
+    }
 }
