@@ -51,8 +51,26 @@ use sn17_miner::splat::write_ply;
 const VALIDATOR: Site = Site::Validator(0);
 const GENERATOR: Site = Site::Generator(0);
 
+/// As the validators have it: validator.py, `_check_miner_signature`.
+const CONSENT: &str = "I, as a miner on SN17, have obtained all licenses, rights and consents required \
+    to use, reproduce, modify, display, distribute and make available my submitted results to this \
+    subnet and its end users";
+
 fn text(prompt: &str) -> Prompt {
     Prompt::Text(prompt.into())
+}
+
+/// The bodies of the submissions that come to a validator from now on.
+fn submissions(scene: &Scene, validator: Site) -> Arc<Mutex<Vec<Value>>> {
+    let sent: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let seen = Arc::clone(&sent);
+    scene.bend(validator, move |asked| {
+        if asked.path == SUBMIT {
+            seen.lock().unwrap().push(serde_json::from_slice(asked.body).unwrap());
+        }
+        None
+    });
+    sent
 }
 
 #[test]
@@ -73,11 +91,25 @@ fn every_mistake_of_the_table_has_its_test() {
 #[tokio::test(start_paused = true)]
 async fn m01_what_is_signed_is_what_the_validator_rebuilds() {
     let scene = Scene::set(Plan { image_share: 0.5, ..Plan::validators(2) });
-    scene.assign(0, "1", text(&"é\"\n".repeat(500)));
+    let prompts = ["é\"\n".repeat(500), "iVBORw0KGgo=".into()];
+    scene.assign(0, "1", text(&prompts[0]));
+    scene.assign(1, "2", Prompt::Image(prompts[1].as_str().into()));
+    let sent = [0, 1].map(|validator| submissions(&scene, Site::Validator(validator)));
     scene.mine(9).await;
     scene.assert_settled();
     assert_eq!((scene.count("empty"), scene.count("accepted")), (1, 8));
     scene.log.expect(0, "alarm=");
+    // The validators here rebuild the text with our own code, so once it is written out.
+    let miner = scene.hotkey(0);
+    let key = schnorrkel::PublicKey::from_bytes(miner.as_bytes()).unwrap();
+    for ((axon, sent), prompt) in scene.axons.iter().zip(&sent).zip(&prompts) {
+        let sent = sent.lock().unwrap();
+        let message = format!("{CONSENT}{}{prompt}{}{miner}", sent[0]["submit_time"], axon.hotkey());
+        let signature = STANDARD.decode(sent[0]["signature"].as_str().unwrap()).unwrap();
+        let signature = schnorrkel::Signature::from_bytes(&signature).unwrap();
+        let verified = key.verify_simple(b"substrate", message.as_bytes(), &signature);
+        assert!(verified.is_ok(), "task {}", sent[0]["task_id"]);
+    }
 
     let scene = Scene::of(1);
     scene.assign(0, "1", text("a red cube"));
@@ -125,7 +157,8 @@ async fn m02_every_pulled_task_is_answered() {
 #[tokio::test(start_paused = true)]
 async fn m03_the_reply_to_a_submission_says_when_to_come_back() {
     let rules = ValidatorRules { cooldown: S(420), ..ValidatorRules::default() };
-    let scene = Scene::set(Plan { validators: vec![rules], ..Plan::default() });
+    let mut scene = Scene::set(Plan { validators: vec![rules], ..Plan::default() });
+    scene.settings.mining.cooldown = S(300);
     let took = scene.mine(8).await;
     scene.assert_settled();
     assert_eq!(scene.count("violation"), 0);
@@ -169,6 +202,7 @@ async fn m06_a_dead_scorer_is_told_with_every_task() {
     let warnings = scene.log.warnings();
     assert!(warnings.len() >= 3, "{warnings:#?}");
     assert!(warnings.iter().all(|line| line.contains("The scorer gave no verdict")), "{warnings:#?}");
+    scene.log.expect(3, "alarm=scorer_down");
     scene.log.expect(3, "reason=the scorer gave no verdict");
     scene.straighten(Site::Scorer(0));
     scene.mine(1).await;
@@ -213,14 +247,7 @@ async fn m08_the_gate_is_never_below_the_validators_threshold() {
 #[tokio::test(start_paused = true)]
 async fn m09_results_go_out_as_spz() {
     let scene = Scene::set(Plan { makers: Makers::Real, ..Plan::default() });
-    let sent: Arc<Mutex<Vec<Value>>> = Arc::default();
-    let seen = Arc::clone(&sent);
-    scene.bend(VALIDATOR, move |asked| {
-        if asked.path == SUBMIT {
-            seen.lock().unwrap().push(serde_json::from_slice(asked.body).unwrap());
-        }
-        None
-    });
+    let sent = submissions(&scene, VALIDATOR);
     scene.mine(3).await;
     scene.assert_settled();
     assert_eq!(scene.count("accepted"), 3);
@@ -233,10 +260,10 @@ async fn m09_results_go_out_as_spz() {
     }
 }
 
-/// Two of the validators gave out the same id for different prompts.
+/// Two of the validators gave out the same id for different prompts, and look at what comes.
 #[tokio::test(start_paused = true)]
 async fn m10_an_answer_goes_to_the_one_who_assigned_the_task() {
-    let scene = Scene::of(4);
+    let scene = Scene::set(Plan { makers: Makers::Real, ..Plan::validators(4) });
     scene.assign(1, "same", text("a red cube"));
     scene.assign(3, "same", text("three blue spheres"));
     scene.mine(16).await;

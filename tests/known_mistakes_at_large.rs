@@ -10,12 +10,19 @@ mod hostile_world;
 #[path = "support/scene.rs"]
 mod scene;
 
+use std::pin::pin;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use chain_life::{Net, us};
 use scene::{GENERATE, Lie, PULL, Plan, S, SUBMIT, Scene, Site};
+use sn17_miner::app::{World, bench};
+use sn17_miner::devnet::chain::{Fault, FaultRule, Target};
 use sn17_miner::devnet::ledger::LedgerEventKind;
-use sn17_miner::mining::{Budget, Finish};
+use sn17_miner::devnet::shapes;
+use sn17_miner::mining::{Budget, Finish, SeedSource, make};
+use sn17_miner::primitives::{Prompt, Seed};
+use sn17_miner::splat::write_ply;
 use tokio_util::sync::CancellationToken;
 
 /// What was begun is finished when a test stops the agent.
@@ -33,6 +40,7 @@ async fn m13_only_proof_demotes_a_validator_and_only_that_one() {
     let asked: Vec<_> = asked.map(|event| event.at).collect();
     // 0 of 2 and even 0 of 19 change nothing; from the twentieth on one probe in four hours is left.
     let waits: Vec<Duration> = asked.windows(2).map(|pair| pair[1].saturating_since(pair[0])).collect();
+    assert!(waits.len() > 19, "{waits:?}");
     let (full, probes) = waits.split_at(19);
     assert!(full.iter().all(|wait| (S(895)..S(960)).contains(wait)), "{waits:?}");
     assert!(
@@ -42,10 +50,12 @@ async fn m13_only_proof_demotes_a_validator_and_only_that_one() {
     assert!(scene.count_at(1, "accepted") >= 45_000 / 306, "{}", scene.count_at(1, "accepted"));
 }
 
-/// One never answers pulls, one never answers submissions, one takes five minutes to score.
+/// One never answers pulls, one never answers submissions, one takes five minutes to score: the others
+/// are asked as soon as they may be. The chain is no different.
 #[tokio::test(start_paused = true)]
 async fn m14_a_slow_call_holds_nobody_else_up() {
     let scene = Scene::of(5);
+    let began = scene.clock.now();
     scene.bend(Site::Validator(0), |asked| (asked.path == PULL).then_some(Lie::Hang));
     scene.bend(Site::Validator(1), |asked| (asked.path == SUBMIT).then_some(Lie::Hang));
     scene.bend(Site::Validator(2), |asked| (asked.path == SUBMIT).then_some(Lie::Late(S(290))));
@@ -54,7 +64,55 @@ async fn m14_a_slow_call_holds_nobody_else_up() {
     for validator in [3, 4] {
         let accepted = scene.count_at(validator, "accepted");
         assert!(accepted >= 4 * 3_600 / 312, "{accepted} at {validator}");
+        // Not even for the 12 s after which a pull counts as lost.
+        let (us, now) = (scene.hotkey(0), scene.clock.now());
+        let idle = scene.axons[validator].ledger(|ledger| ledger.longest_idle(&us, began, now)).unwrap();
+        assert!(idle < S(3), "{idle:?} at {validator}");
     }
+
+    let net = Net::new(2, "[network]\nsync_interval = \"60s\"\n");
+    let mining = net.mine(20, async {
+        net.until("the first tasks", || net.count("accepted") >= 2).await;
+        net.chain.inject(FaultRule::always(Fault::Silence, Target::Everything));
+    });
+    let mined = tokio::time::timeout(S(10 * 312), mining).await;
+    assert!(mined.is_ok(), "{} tasks beside a silent chain", net.count("accepted"));
+    net.assert_settled();
+}
+
+/// The thread of the loop does no compression: it goes on while no other thread has time for that.
+#[test]
+fn m14_compression_holds_nobody_up_either() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let scene = Scene::of(1);
+        let mut ply = Vec::new();
+        write_ply(&shapes::generate("a red cube", 1, shapes::GAUSSIANS), true, &mut ply).unwrap();
+        scene.bend(Site::Generator(0), move |_| Some(Lie::Say(200, ply.clone())));
+        let World { peers, transports, .. } = scene.world(scene.data(), 0..1);
+        let bench = bench(&scene.settings, scene.clock, &peers.cards[0], &transports);
+
+        let (busy, until) = mpsc::channel::<()>();
+        let other_thread = tokio::task::spawn_blocking(move || until.recv().is_err());
+        let id = SeedSource::fixed(1).local_id(scene.clock.now());
+        let prompt = Prompt::Text("a red cube".into());
+        let mut making = pin!(make(&bench, &id, &prompt, Seed::new(1), false));
+        // Turns enough for everything but the compression.
+        let turns = async {
+            for _ in 0..1_000 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = &mut making => panic!("compressed on the thread of the loop"),
+            () = turns => scene.log.expect(1, "Total time:"),
+        }
+        drop(busy);
+        assert!(other_thread.await.unwrap());
+        assert!(making.await.is_ok());
+    });
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,16 +147,16 @@ async fn m16_a_validator_is_asked_once_at_a_time() {
 #[tokio::test(start_paused = true)]
 async fn m17_nothing_is_told_that_did_not_happen() {
     let scene = Scene::of(2);
-    for validator in 0..2 {
-        scene.bend(Site::Validator(validator), |_| Some(Lie::Say(503, Vec::new())));
-    }
+    scene.bend(Site::Validator(0), |_| Some(Lie::Say(503, Vec::new())));
+    scene.close(Site::Validator(1));
     scene.mine_for(S(3_600)).await;
     assert_eq!(scene.asked(Site::Generator(0), GENERATE), 0);
     for words in ["Pulled a task", "Feedback from", "Total time:"] {
         scene.log.expect(0, words);
     }
     assert!(scene.log.warnings().len() >= 20, "and what happens is told");
-    (0..2).for_each(|validator| scene.straighten(Site::Validator(validator)));
+    scene.straighten(Site::Validator(0));
+    scene.reopen(Site::Validator(1));
     // One of these is answered, and the answer to it lost: no feedback is made up.
     scene.bend(Site::Validator(0), |asked| (asked.path == SUBMIT && asked.nth == 0).then_some(Lie::Lose));
     scene.mine(6).await;
@@ -130,7 +188,8 @@ async fn m18_registration_is_watched_all_the_time() {
     net.assert_settled();
 }
 
-/// Twice as many validators as the card can serve: all of them wait, and none for long.
+/// Twice as many validators as the card can serve: all of them wait, and none for long. A start is no new
+/// beginning: nobody is forgotten where no process lives long enough to ask them all.
 #[tokio::test(start_paused = true)]
 async fn m19_the_order_of_the_validators_favours_none() {
     let scene = Scene::set(Plan { lines: FINISHES, ..Plan::validators(20) });
@@ -143,6 +202,15 @@ async fn m19_the_order_of_the_validators_favours_none() {
     assert!(*least >= 30 && *most <= *least + 8, "{served:?}");
     let longest = tally.lock().unwrap().longest_wait;
     assert!(longest <= S(2 * 20 * 28), "{longest:?}");
+
+    let scene = Scene::set(Plan { lines: FINISHES, ..Plan::validators(20) });
+    for _ in 0..54 {
+        scene.mine_for(S(400)).await;
+    }
+    scene.assert_settled();
+    let served: Vec<_> = (0..20).map(|validator| scene.count_at(validator, "accepted")).collect();
+    let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
+    assert!(*least >= 30 && *most <= 2 * *least, "{served:?}");
 }
 
 #[tokio::test(start_paused = true)]
