@@ -137,7 +137,8 @@ impl Scene {
     async fn candidate(&self, prompt: &str, seed: u32) {
         let prompt = Prompt::Text(prompt.into());
         let id: LocalId = SeedSource::fixed(u64::from(seed)).local_id(self.clock.now());
-        let candidate = make(&self.bench, &id, &prompt, Seed::new(seed), false).await.unwrap();
+        let candidate =
+            make(&self.bench, &id, &prompt, Seed::new(seed), Duration::ZERO, false).await.unwrap();
         let verdict = judge(&self.bench, None, &id, &prompt, &candidate.spz).await.unwrap();
         assert!(matches!(verdict, Verdict::Scored(score) if score.get() > 0.6), "{verdict:?}");
     }

@@ -97,7 +97,7 @@ fn m14_compression_holds_nobody_up_either() {
         let other_thread = tokio::task::spawn_blocking(move || until.recv().is_err());
         let id = SeedSource::fixed(1).local_id(scene.clock.now());
         let prompt = Prompt::Text("a red cube".into());
-        let mut making = pin!(make(&bench, &id, &prompt, Seed::new(1), false));
+        let mut making = pin!(make(&bench, &id, &prompt, Seed::new(1), Duration::ZERO, false));
         // Turns enough for everything but the compression.
         let turns = async {
             for _ in 0..1_000 {
@@ -210,7 +210,7 @@ async fn m19_the_order_of_the_validators_favours_none() {
     scene.assert_settled();
     let served: Vec<_> = (0..20).map(|validator| scene.count_at(validator, "accepted")).collect();
     let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
-    assert!(*least >= 30 && *most <= 2 * *least, "{served:?}");
+    assert!(*least >= 30 && *most <= *least + 8, "{served:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,17 +9,20 @@ mod hostile_world;
 #[path = "support/scene.rs"]
 mod scene;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use scene::{GENERATE, Lie, PULL, Plan, S, SCORE, SUBMIT, Scene, Site};
+use graded::{Grade, Grades};
+use scene::{GENERATE, Lie, Makers, PULL, Plan, S, SCORE, SUBMIT, Scene, Site};
 use serde_json::json;
 use sn17_miner::app::bench;
 use sn17_miner::config::{Inputs, load};
 use sn17_miner::dendrite::Dendrite;
+use sn17_miner::devnet::ledger::LedgerEventKind;
 use sn17_miner::mining::{Budget, Finish, Member, Miner, Setup, TaskSource, ValidatorSource};
 use sn17_miner::primitives::Prompt;
-use sn17_miner::store::Store;
+use sn17_miner::store::{Stats, Store, Tally};
 use tokio_util::sync::CancellationToken;
 
 const FINISHES: &str = "[shutdown]\ngrace = \"10m\"\n";
@@ -295,4 +298,105 @@ async fn a_stop_at_any_moment_leaves_nothing_undone() {
         scene.assert_settled();
         assert_eq!(scene.count("locked") + scene.count("double_guard"), 0);
     }
+}
+
+/// What the validators said of cooldowns is lost, and the loss itself is forgotten by the second start.
+#[tokio::test(start_paused = true)]
+async fn no_cooldown_is_broken_after_the_database_was_lost() {
+    // One of them has just booked a low score, whose cooldown is the longest.
+    let grades = Grades::by(|nth, _| if nth == 2 { Grade::Bad } else { Grade::Good });
+    let lines = "[decide]\nunscored = \"always\"\ncandidates = 1\n[shutdown]\ngrace = \"10m\"\n";
+    let scene = Scene::set(Plan { makers: Makers::Graded(grades), lines, ..Plan::validators(3) });
+    scene.mine(3).await;
+    assert_eq!((scene.count("accepted"), scene.count("low")), (2, 1));
+    for file in ["agent.sqlite", "agent.sqlite-wal", "agent.sqlite-shm"] {
+        let path = scene.data().join(file);
+        if path.exists() {
+            std::fs::write(path, "somebody's notes ".repeat(1_000)).unwrap();
+        }
+    }
+    for time in [1, 1, 4_000] {
+        scene.mine_for(S(time)).await;
+    }
+    let is_aside = |name: &str| name.starts_with("agent.sqlite.");
+    let names = std::fs::read_dir(scene.data()).unwrap().map(|file| file.unwrap().file_name());
+    assert!(names.into_iter().any(|name| is_aside(&name.to_string_lossy())), "it was moved aside");
+    scene.assert_settled();
+    assert!(scene.count("accepted") >= 10, "{}", scene.count("accepted"));
+}
+
+/// A demoted validator's task is ours all the same once it is assigned.
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_reply_is_lost_is_asked_for_again() {
+    let scene = Scene::set(Plan { unfair: &[0], lines: FINISHES, ..Plan::validators(2) });
+    scene.mine_for(S(20_000)).await;
+    let before = scene.asked(Site::Validator(0), PULL);
+    scene.bend(Site::Validator(0), move |asked| {
+        (asked.path == PULL && asked.nth == before).then_some(Lie::Lose)
+    });
+    // Neither is the time of the last probe forgotten by a restart.
+    for _ in 0..4 {
+        scene.mine_for(S(4_000)).await;
+    }
+    scene.assert_settled();
+    let events = scene.events(0, scene.hotkey(0));
+    let at = |wanted: fn(&LedgerEventKind) -> bool| {
+        let times = events.iter().filter(|event| wanted(&event.kind)).map(|event| event.at);
+        times.collect::<Vec<_>>()
+    };
+    let assigned = at(|kind| matches!(kind, LedgerEventKind::Assigned { .. }));
+    let booked = at(|kind| matches!(kind, LedgerEventKind::Low { .. }));
+    let (last_assigned, last_booked) = (assigned[assigned.len() - 1], booked[booked.len() - 1]);
+    assert!(scene.asked(Site::Validator(0), PULL) > before + 1);
+    assert!(last_booked.saturating_since(last_assigned) < S(120), "{assigned:?} {booked:?}");
+    let probes = assigned.windows(2).skip(19).map(|pair| pair[1].saturating_since(pair[0]));
+    assert!(probes.clone().all(|wait| wait >= S(14_000)), "{:?}", probes.collect::<Vec<_>>());
+}
+
+/// Those who may not be asked wait for no card: nothing is given up for their sake.
+#[tokio::test(start_paused = true)]
+async fn demoted_validators_crowd_nobody_out() {
+    let fair = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&fair);
+    // From then on a third is good, in no order.
+    let is_bad = |nth: usize| (nth as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 0xFF > 85;
+    let grades = Grades::by(move |nth, _| match seen.load(Ordering::Relaxed) && is_bad(nth) {
+        true => Grade::Bad,
+        false => Grade::Good,
+    });
+    let plan = Plan {
+        unfair: &[0, 1, 2, 3, 4, 5],
+        makers: Makers::Graded(grades),
+        lines: FINISHES,
+        ..Plan::validators(8)
+    };
+    let scene = Scene::set(plan);
+    scene.mine_for(S(25_000)).await;
+    let made = scene.asked(Site::Generator(0), GENERATE);
+    fair.store(true, Ordering::Relaxed);
+    scene.mine_for(S(7_200)).await;
+    scene.assert_settled();
+    let tasks: u64 = [6, 7].iter().map(|validator| scene.count_at(*validator, "assigned")).sum();
+    let empty: u64 = [6, 7].iter().map(|validator| scene.count_at(*validator, "empty")).sum();
+    assert!(made > 0 && empty > 0, "{tasks} tasks, {empty} empty");
+    let given_up = scene.log.with("its time is worth more elsewhere").len();
+    assert_eq!(given_up, 0, "the card was free: {:#?}", scene.last_lines());
+}
+
+#[tokio::test(start_paused = true)]
+async fn statistics_know_every_wait_and_every_generation() {
+    let scene = Scene::set(Plan { lines: FINISHES, ..Plan::validators(20) });
+    scene.bend(Site::Generator(0), |asked| {
+        (asked.path == GENERATE && asked.nth == 3).then(|| Lie::Say(500, Vec::new()))
+    });
+    scene.mine_for(S(3_000)).await;
+    let generations = scene.asked(Site::Generator(0), GENERATE) as u64;
+    let stats = Stats::read(scene.data(), None, scene.clock.now()).await.unwrap();
+    let mut all = Tally::default();
+    stats.lanes.iter().for_each(|(_, tally)| all.add(tally));
+    assert_eq!(all.generations, generations);
+    // One task is in stock while another has the card.
+    let queued = all.times.queue.max().unwrap();
+    assert!((20_000..40_000).contains(&queued), "{queued} ms");
+    assert!(all.slow.queue + all.slow.generator > 0, "{:?}", all.slow);
 }

@@ -228,7 +228,17 @@ async fn the_agent_mines_on_after_an_alarm() {
     std::fs::write(&file, "somebody's notes ".repeat(1_000)).unwrap();
     assert_readers_refuse(&home, "no database").await;
 
-    let run = ["run", "--tasks", "1", "--set", "paths.data=data", "--set", "rules.cooldown=1s"];
+    let run = [
+        "run",
+        "--tasks",
+        "1",
+        "--set",
+        "paths.data=data",
+        "--set",
+        "rules.cooldown=1s",
+        "--set",
+        "rules.penalty=1s",
+    ];
     let mut agent = home.start(&run);
     let alarm = agent.line(&["alarm=\"store-corrupt\""], PATIENCE).await.expect("the alarm is told");
     let named = names(&home.data());

@@ -193,7 +193,7 @@ async fn try_out(
     let seeds = SeedSource::from_os();
     let id = seeds.local_id(clock.now());
     let seed = args.seed.map_or_else(|| seeds.seed(), Seed::new);
-    let candidate = make(bench, &id, prompt, seed, settings.keep_ply).await?;
+    let candidate = make(bench, &id, prompt, seed, Duration::ZERO, settings.keep_ply).await?;
     let started = clock.instant();
     let verdict = judge(bench, None, &id, prompt, &candidate.spz).await?;
     Ok(Tried {
@@ -253,8 +253,8 @@ impl Files {
 
 fn seconds(candidate: &Candidate, scoring: Duration) -> Seconds {
     Seconds {
-        queue: candidate.waited.as_secs_f64(),
-        generation: candidate.generation.as_secs_f64(),
+        queue: candidate.spent.waited.as_secs_f64(),
+        generation: candidate.spent.generation.as_secs_f64(),
         first_byte: candidate.first_byte.as_secs_f64(),
         encoding: candidate.encoding.as_secs_f64(),
         scoring: scoring.as_secs_f64(),

@@ -182,6 +182,9 @@ impl Miner {
         let candidates = self.measures.candidates(settings);
         let one = times.generation + times.scoring + times.swap;
         let elapsed = one.mul_f64(candidates) + self.measures.answering() + self.measures.pulling();
-        (lanes as f64, self.measures.period(elapsed, settings).div_f64(candidates))
+        (
+            lanes as f64,
+            self.measures.period(elapsed, self.measures.throttle(settings), settings).div_f64(candidates),
+        )
     }
 }

@@ -231,6 +231,15 @@ impl Cooldowns {
         self.theirs(self.steady(moment.instant).shifted(ours.nanos_after(moment.wall)))
     }
 
+    /// Most that the source's clock showed at a time of ours, if both are known: replies bound it, and
+    /// the time lies in this process.
+    pub fn theirs_at_most(&self, ours: UnixTime) -> Option<UnixTime> {
+        let Known::Bounds { all, .. } = self.lead else { return None };
+        let moment = self.clock.moment();
+        let steady = self.steady(moment.instant).shifted(ours.nanos_after(moment.wall));
+        (steady >= self.origin.wall).then(|| all.theirs_at_most(steady))
+    }
+
     fn ready(&self) -> UnixTime {
         self.cooled().max(self.held_until)
     }

@@ -44,7 +44,9 @@ pub struct Terms<'a> {
     pub settings: &'a Settings,
     pub prices: Prices,
     pub calibration: &'a Calibration,
-    /// Probability that one more candidate of this task passes.
+    /// Probability that the candidate at hand passes, before its score is known.
+    pub this_pass: f64,
+    /// Probability that one more candidate of this task passes if that one does not.
     pub pass: f64,
     /// Candidates seen so far, over all tasks: below a score the probabilities are guesses.
     pub known: u64,
@@ -111,7 +113,11 @@ pub fn skips_scoring(terms: &Terms<'_>) -> Option<String> {
         UnscoredPolicy::Always => Some("decide.unscored is \"always\"".into()),
         UnscoredPolicy::Auto if !terms.is_known() => None,
         UnscoredPolicy::Auto => terms.prices.skips_scoring(terms.waiting).then(|| {
-            format!("candidates pass at {:.0} % and {} wait for the card", 100.0 * terms.pass, terms.waiting)
+            format!(
+                "candidates pass at {:.0} % and {} wait for the card",
+                100.0 * terms.this_pass,
+                terms.waiting
+            )
         }),
     }
 }
@@ -168,7 +174,7 @@ fn without_verdict(terms: &Terms<'_>) -> Decision {
     let submits = match terms.settings.scorer_down {
         ScorerDown::Submit => true,
         ScorerDown::Empty => false,
-        ScorerDown::Auto => terms.is_known() && terms.pass > terms.prices.gate(terms.settings.penalty),
+        ScorerDown::Auto => terms.is_known() && terms.this_pass > terms.prices.gate(terms.settings.penalty),
     };
     if submits {
         Decision::Submit("the scorer gave no verdict".into())
@@ -230,6 +236,7 @@ pub(super) mod tests {
             settings,
             prices: Prices::of(&economy(4.0, 0.8), false),
             calibration,
+            this_pass: 0.8,
             pass: 0.8,
             known: 100,
             threshold: score(0.6),
@@ -258,7 +265,7 @@ pub(super) mod tests {
         let calibration = Calibration::new([], 0.01);
         let says = |scorer_down, verdict, known, pass| {
             let settings = Settings { scorer_down, ..settings() };
-            let terms = Terms { known, pass, ..terms(&settings, &calibration) };
+            let terms = Terms { known, this_pass: pass, pass: 0.1, ..terms(&settings, &calibration) };
             matches!(decide(verdict, 0, 0, &terms), Decision::Submit(_))
         };
         assert!(!says(ScorerDown::Empty, Verdict::NoVerdict, 100, 0.9));
@@ -291,7 +298,14 @@ pub(super) mod tests {
         let skips = |unscored, lanes, pass, waiting, known| {
             let settings = Settings { unscored, ..settings() };
             let prices = Prices::of(&economy(lanes, pass), true);
-            skips_scoring(&Terms { prices, pass, waiting, known, ..terms(&settings, &calibration) }).is_some()
+            skips_scoring(&Terms {
+                prices,
+                this_pass: pass,
+                waiting,
+                known,
+                ..terms(&settings, &calibration)
+            })
+            .is_some()
         };
         assert!(!skips(UnscoredPolicy::Never, 20.0, 0.95, 9, 100));
         assert!(skips(UnscoredPolicy::Always, 2.0, 0.2, 0, 0));

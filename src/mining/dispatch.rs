@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use super::best_of::BestOf;
 use super::cards::{Card, CardNo, CardState, Turn};
 use super::decide::Terms;
+use super::economy::is_throttle;
 use super::jobs::{self, AnswerOrder, Done, PullOrder};
 use super::lane::{Crew, Errand, Lane, LaneNo};
-use super::miner::{Budget, Job, Miner, Running};
+use super::miner::{Budget, Job, Listed, Miner, Running};
 use super::prices::Prices;
 use super::roster::Roster;
 use super::snapshot::{CardActivity, CardSnapshot, EconomySnapshot, MemberSnapshot, Snapshot};
@@ -189,8 +190,7 @@ impl Miner {
 
     /// Tasks and due lanes that wait for a card.
     fn wanting_card(&self) -> u32 {
-        let now = self.tools.clock.instant();
-        let due = self.resting.range(..=(now, LaneNo(u32::MAX))).count();
+        let due = self.askable(self.tools.clock.instant());
         u32::try_from(due + self.waiting.len() - self.gathered_everywhere()).unwrap_or(u32::MAX)
     }
 
@@ -234,7 +234,7 @@ impl Miner {
             Candidates::Auto if !terms.is_known() || terms.prices.card > 0.0 => 1,
             Candidates::Auto => {
                 let soon = self.tools.clock.instant() + self.measures.candidate();
-                let coming = self.resting.range(..=(soon, LaneNo(u32::MAX))).count() + self.waiting.len() - 1;
+                let coming = self.askable(soon) + self.waiting.len() - 1;
                 let spare = idle.len().saturating_sub(coming + self.pulling as usize).max(1);
                 let worth = |made: usize| {
                     let made = u32::try_from(made).unwrap_or(u32::MAX);
@@ -251,6 +251,10 @@ impl Miner {
         let Some(lane) = self.lanes.get_mut(&no) else { return };
         let Errand::Open(work) = std::mem::replace(&mut lane.errand, Errand::Resting) else { return };
         let task = Arc::clone(&work.task);
+        let queued = match self.listed.get(&no) {
+            Some(Listed::Card(_, since)) => since.elapsed(),
+            _ => Duration::ZERO,
+        };
         let size = u32::try_from(cards.len()).unwrap_or(u32::MAX);
         let mut decisions = std::mem::take(&mut lane.unwritten);
         lane.errand = Errand::Making(Crew { work, size, pending: size, outcomes: Vec::new() });
@@ -261,7 +265,7 @@ impl Miner {
             let (tools, task) = (Arc::clone(&self.tools), Arc::clone(&task));
             let decisions = std::mem::take(&mut decisions);
             self.spawn(Job::Card(no, card, Turn::Making), async move {
-                Done::Made(no, card, jobs::attempt(tools, card, task, decisions).await)
+                Done::Made(no, card, jobs::attempt(tools, card, task, queued, decisions).await)
             });
         }
     }
@@ -404,7 +408,6 @@ impl Miner {
             registered: registered(self.ours[lane.member].standing()),
         };
         lane.errand = Errand::Pulling;
-        lane.last_asked = Some(now);
         self.relist(no);
         self.pulling += 1;
         self.count(|tally| {
@@ -421,7 +424,9 @@ impl Miner {
         let lanes = self.lanes.len() as f64;
         let cards = self.cards.len().max(1) as f64;
         let round = self.measures.candidate().as_secs_f64() * lanes / cards;
-        let period = self.measures.period(self.measures.candidate(), &self.tools.settings);
+        let settings = &self.tools.settings;
+        let period =
+            self.measures.period(self.measures.candidate(), self.measures.throttle(settings), settings);
         period.max(Duration::from_secs_f64(round.clamp(0.0, 1e9)))
     }
 
@@ -469,20 +474,23 @@ impl Miner {
         let elapsed = now.saturating_since(task.pulled_at) + self.measures.answering();
         let candidate = self.measures.candidate();
         let instant = self.tools.clock.instant();
-        let soon = self.resting.range(..=(instant + candidate, LaneNo(u32::MAX))).count();
+        let soon = self.askable(instant + candidate);
         let idle = self.cards.iter().filter(|card| card.is_idle()).count();
         let coming = soon + self.waiting.len() + self.pulling as usize;
         let prices = self.prices();
+        let throttle = Duration::from_secs(task.throttle_s);
+        let throttle = if is_throttle(throttle) { throttle } else { self.measures.throttle(settings) };
         Terms {
             settings,
             calibration: self.measures.calibration(),
+            this_pass: self.measures.passing.after(0),
             pass: self.measures.passing.after(0),
             known: self.measures.passing.count(),
             threshold: task.threshold,
             elapsed,
             candidate,
-            period: self.measures.period(elapsed, settings),
-            throttle: self.measures.throttle(settings),
+            period: self.measures.period(elapsed, throttle, settings),
+            throttle,
             waiting: self.wanting_card(),
             card_is_free: coming <= idle && prices.card <= 0.0,
             prices,

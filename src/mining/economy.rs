@@ -49,6 +49,14 @@ const RECALLED_TIMES: u32 = 30;
 /// Replies by which a validator is judged.
 const ACCEPTANCE: usize = 100;
 
+/// Tasks whose T is remembered.
+const THROTTLES: usize = 15;
+
+/// A throttle of nothing, or of hours, is no rule of the subnet's.
+pub(super) fn is_throttle(throttle: Duration) -> bool {
+    (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&throttle)
+}
+
 /// A result that was judged here and there.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Pair {
@@ -89,7 +97,7 @@ pub(super) struct Measures {
     demoted: HashSet<SourceId>,
     /// C and T as replies showed them.
     pub(super) cooldown: Mean,
-    pub(super) throttle: Option<Duration>,
+    throttles: VecDeque<Duration>,
 }
 
 impl Measures {
@@ -107,7 +115,7 @@ impl Measures {
             acceptance: HashMap::new(),
             demoted: HashSet::new(),
             cooldown: Mean::default(),
-            throttle: None,
+            throttles: VecDeque::new(),
         }
     }
 
@@ -210,15 +218,25 @@ impl Measures {
         self.cooldown.get().unwrap_or(settings.cooldown)
     }
 
-    /// T.
+    /// T: the median of what was told lately, so that one validator does not speak for all.
     pub(super) fn throttle(&self, settings: &Settings) -> Duration {
-        self.throttle.unwrap_or(settings.throttle)
+        let mut told: Vec<Duration> = self.throttles.iter().copied().collect();
+        told.sort_unstable();
+        told.get(told.len() / 2).copied().unwrap_or(settings.throttle)
     }
 
-    /// From one task of a lane to the next when it took `elapsed` (rules.md R2).
-    pub(super) fn period(&self, elapsed: Duration, settings: &Settings) -> Duration {
+    /// Takes in the T of a task.
+    pub(super) fn told_throttle(&mut self, throttle: Duration) {
+        if is_throttle(throttle) {
+            self.throttles.push_front(throttle);
+            self.throttles.truncate(THROTTLES);
+        }
+    }
+
+    /// From one task of a lane to the next when it took `elapsed`, with its T (rules.md R2).
+    pub(super) fn period(&self, elapsed: Duration, throttle: Duration, settings: &Settings) -> Duration {
         let cooldown = self.cooldown(settings);
-        cooldown.max((elapsed + cooldown).saturating_sub(self.throttle(settings)))
+        cooldown.max((elapsed + cooldown).saturating_sub(throttle))
     }
 
     /// Takes in how a submitted result fared.
@@ -263,6 +281,10 @@ impl Measures {
         self.demoted.contains(source)
     }
 
+    pub(super) fn has_demoted(&self) -> bool {
+        !self.demoted.is_empty()
+    }
+
     pub(super) fn economy(&self, lanes: usize, cards: usize, settings: &Settings) -> Economy {
         let accepted = self.pairs.iter().filter(|pair| pair.accepted).count() as f64;
         Economy {
@@ -284,5 +306,26 @@ impl Measures {
     pub(super) fn prices(&self, lanes: usize, cards: usize, settings: &Settings, scored: bool) -> Prices {
         let may_skip = scored && settings.unscored == UnscoredPolicy::Auto;
         Prices::of(&self.economy(lanes, cards, settings), may_skip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::tests::settings;
+    use super::*;
+
+    #[test]
+    fn one_validator_does_not_speak_for_all() {
+        const S: fn(u64) -> Duration = Duration::from_secs;
+        let mut measures = Measures::new(0.01);
+        assert_eq!(measures.throttle(&settings()), settings().throttle);
+        for told in [20, 3_600, 20, 0, 20, 3_600, 86_400, 20, 3_600, 20] {
+            measures.told_throttle(S(told));
+        }
+        assert_eq!(measures.throttle(&settings()), S(20));
+        for _ in 0..THROTTLES {
+            measures.told_throttle(S(60));
+        }
+        assert_eq!(measures.throttle(&settings()), S(60));
     }
 }

@@ -7,7 +7,7 @@ use tokio::task::{Id, JoinError};
 
 use super::cards::CardNo;
 use super::cooldowns::cooldown_from_reply;
-use super::decide::{passes, skips_scoring};
+use super::decide::{Decision, Terms, passes, skips_scoring};
 use super::economy::Pair;
 use super::guard::{Consequence, Sign};
 use super::jobs::{self, Done, Found, Made, Pulled, Replied};
@@ -139,10 +139,7 @@ impl Miner {
                 lane.last_task = Some(now);
                 lane.decision = None;
                 lane.errand = Errand::Open(work);
-                // A throttle of nothing, or of hours, is no rule of the subnet's.
-                if (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&throttle) {
-                    self.measures.throttle = Some(throttle);
-                }
+                self.measures.told_throttle(throttle);
             }
             Found::Foreign => self.notice(member, Sign::ForeignCooldown, source, now),
             Found::Nothing | Found::Lost => {}
@@ -190,9 +187,11 @@ impl Miner {
         let scored = self.tools.benches[card.0].scorer.is_some();
         let Some(Errand::Making(crew)) = self.lanes.get(&no).map(|lane| &lane.errand) else { return None };
         let task = Arc::clone(&crew.work.task);
-        let why = (crew.size == 1 && scored).then(|| skips_scoring(&self.terms(&task))).flatten();
+        let this_pass = self.measures.passing.after(crew.work.state.failed());
+        let terms = Terms { this_pass, ..self.terms(&task) };
+        let why = (crew.size == 1 && scored).then(|| skips_scoring(&terms)).flatten();
         if let Some(why) = why {
-            self.note(no, Decided::Unscored, &why);
+            self.note(no, Decided::Unscored, &why, this_pass);
             return Some(Event::Judged(KeptResult { verdict: Some(Verdict::Unscored), ..result }));
         }
         if self.grace_left().is_some_and(|left| self.measures.judging() > left) {
@@ -247,28 +246,33 @@ impl Miner {
         let Errand::Making(crew) = std::mem::replace(&mut lane.errand, Errand::Resting) else { return };
         let OpenWork { task, state, stranded, .. } = crew.work;
         let mut terms = self.terms(&task);
+        terms.this_pass = self.measures.passing.after(failed);
         terms.pass = self.measures.passing.after(failed + 1);
         // Where the best does not pass, none of the others did.
         let also = others.into_iter().filter(|score| passes(*score, &terms)).count();
         let (state, decision) = advance(state.with_passed(also as u32), event, &terms);
+        let p = match decision {
+            Some(Decision::Submit(_)) | None => terms.this_pass,
+            Some(Decision::Another(_) | Decision::TryAgain(_) | Decision::Empty(_)) => terms.pass,
+        };
         if let Some(lane) = self.lanes.get_mut(&no) {
             lane.errand = Errand::Open(OpenWork { task, state, stranded, made_on });
         }
         if let Some(decision) = decision {
-            self.note(no, decision.what(), decision.reason());
+            self.note(no, decision.what(), decision.reason(), p);
         }
         self.relist(no);
     }
 
-    /// Writes a decision down.
-    fn note(&mut self, no: LaneNo, what: Decided, why: &str) {
+    /// Writes a decision down. `p`: the probability of passing that it went by.
+    fn note(&mut self, no: LaneNo, what: Decided, why: &str, p: f64) {
         self.count(|tally| *tally.decisions.entry(what.as_str()).or_default() += 1);
         let prices = self.prices();
         let record = DecisionRecord {
             at: self.tools.clock.now(),
             what,
             why: why.to_owned(),
-            p: Some(self.measures.passing.after(0)),
+            p: Some(p),
             gate: Some(prices.gate(self.tools.settings.penalty)),
             lane_price: Some(prices.lane),
             card_price: Some(prices.card),

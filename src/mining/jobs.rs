@@ -8,7 +8,7 @@ use super::Settings;
 use super::cards::CardNo;
 use super::cooldowns::Cooldowns;
 use super::lane::{Lane, LaneNo, OpenWork, WINDOW};
-use super::make::{Bench, MakeError, SeedSource, judge, make};
+use super::make::{Bench, MakeError, SeedSource, Unmade, judge, make};
 use super::meaning::{PullMeaning, ReplyMeaning};
 use super::report;
 use super::room::Room;
@@ -19,8 +19,8 @@ use crate::dendrite::{Answered, CallError, Submission};
 use crate::net::Backoff;
 use crate::primitives::{LocalId, Prompt, Score, UnixTime, Untrusted};
 use crate::store::{
-    Accepted, Answer, DecisionRecord, Delivery, FeedbackRecord, KeptResult, LaneKey, LaneRecord, Making,
-    NewTask, Outcome, Settled, Store, StoreError, TaskRecord, Verdict,
+    Accepted, Answer, DecisionRecord, Delivery, FailedMaking, FeedbackRecord, KeptResult, LaneKey,
+    LaneRecord, Making, NewTask, Outcome, Settled, Spent, Store, StoreError, TaskRecord, Verdict,
 };
 use crate::workers::GenerateError;
 
@@ -248,20 +248,25 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Box<Pull
     Ok(Box::new(Pulled { cooldowns, took, found, doubt }))
 }
 
-/// Makes one candidate and keeps it.
+/// Makes one candidate and keeps it. `queued`: what the task has waited for a card.
 pub(super) async fn attempt(
     tools: Arc<Tools>,
     card: CardNo,
     task: Arc<TaskRecord>,
+    queued: Duration,
     decisions: Vec<DecisionRecord>,
 ) -> Result<Made, StoreError> {
     tools.note(task.id, decisions).await;
     let bench = &tools.benches[card.0];
-    let attempt = tools.room.tried(tools.store.begin_attempt(task.id).await)?.unwrap_or(task.attempts + 1);
+    let mut attempt = tools.room.tried(tools.store.begin_attempt(task.id).await)?;
     let seed = tools.seeds.seed();
-    let candidate = match make(bench, &task.id, &task.prompt, seed, false).await {
+    let candidate = match make(bench, &task.id, &task.prompt, seed, queued, false).await {
         Ok(candidate) => candidate,
-        Err(error) => {
+        Err(Unmade { error, spent }) => {
+            if let (Some(attempt), Some(spent)) = (attempt, spent) {
+                let failed = FailedMaking { attempt, spent, at: tools.clock.now() };
+                tools.room.tried(tools.store.failed(task.id, failed).await)?;
+            }
             tracing::warn!(
                 task = %task.id.short(), worker = bench.generator.name(), %seed, error = %chain(&error),
                 "No usable splat came of a generation"
@@ -274,21 +279,30 @@ pub(super) async fn attempt(
             });
         }
     };
-    let handoff = candidate.handoff;
-    let making = Making {
-        attempt,
-        seed,
-        worker: bench.generator.name().to_owned(),
-        queue: candidate.waited,
-        handoff,
-        first_byte: candidate.first_byte,
-        generation: candidate.generation,
-        encoding: candidate.encoding,
-        at: tools.clock.now(),
-    };
+    let Spent { waited, handoff, generation } = candidate.spent;
     let spz = Arc::clone(&candidate.spz);
-    let kept = tools.room.tried(tools.store.keep(task.id, making, candidate.spz).await)?;
-    let result = kept.unwrap_or(KeptResult { row: None, attempt, seed, spz, verdict: None });
+    if attempt.is_none() {
+        // There may be room by now; a number of our own might be another result's.
+        attempt = tools.room.tried(tools.store.begin_attempt(task.id).await)?;
+    }
+    let mut kept = None;
+    if let Some(attempt) = attempt {
+        let making = Making {
+            attempt,
+            seed,
+            worker: bench.generator.name().to_owned(),
+            queue: waited,
+            handoff,
+            first_byte: candidate.first_byte,
+            generation,
+            encoding: candidate.encoding,
+            at: tools.clock.now(),
+        };
+        kept = tools.room.tried(tools.store.keep(task.id, making, candidate.spz).await)?;
+    }
+    let in_memory =
+        || KeptResult { row: None, attempt: attempt.unwrap_or_default(), seed, spz, verdict: None };
+    let result = kept.unwrap_or_else(in_memory);
     Ok(Made::Kept { result, handoff })
 }
 
@@ -355,13 +369,13 @@ pub(super) async fn answer(tools: Arc<Tools>, order: AnswerOrder) -> Result<Box<
         source.submit(Submission { task_id: &task.task_id, prompt: &task.prompt, spz, submit_time }).await;
     let took = sent.elapsed();
     let at = tools.clock.now();
-    let meaning = ReplyMeaning::read(&result, &answer);
     if let Ok(answered) = &result {
         cooldowns.observe(answered);
-        if let Some(submission) = submission {
-            let delivery = Delivery::from(&answered.timing);
-            tools.room.tried(tools.store.delivered(submission, delivery).await)?;
-        }
+    }
+    let meaning = ReplyMeaning::read(&result, &answer, cooldowns.theirs_at_most(task.pulled_at));
+    if let (Ok(answered), Some(submission)) = (&result, submission) {
+        let delivery = Delivery::from(&answered.timing);
+        tools.room.tried(tools.store.delivered(submission, delivery).await)?;
     }
     let local = local_score(&answer);
     let cooldown_until = result.as_ref().ok().and_then(|answered| answered.reply.cooldown_until);
@@ -449,9 +463,11 @@ pub(super) async fn open(
 ) -> Result<Box<Lane>, StoreError> {
     let record = tools.store.lane(key).await?;
     let mut cooldowns = Cooldowns::new(record, tools.settings.margin, tools.clock);
-    // What the source last said may be lost with the old database.
+    // What the source last said may be lost with the old database, and that may have been a penalty.
     if tools.store.recovered().is_some() && record == LaneRecord::default() {
-        cooldowns.rest(tools.settings.cooldown);
+        cooldowns.rest(tools.settings.cooldown + tools.settings.penalty);
+        // The next start does not know of the loss.
+        tools.room.tried(tools.store.set_lane(key, cooldowns.record()).await)?;
     }
     // What has no result and no answer is pulled again: the source may have forgotten it, and if not,
     // gives the same task.
@@ -470,9 +486,10 @@ pub(super) async fn open(
     let now = tools.clock.now();
     let accepted =
         tools.store.accepted_since(Some(key), now - WINDOW).await?.remove(&key).unwrap_or_default();
+    let last_task = tools.store.last_answered(key).await?;
     let opened = tools.clock.instant();
     let lane = Lane::new(key, member, source, cooldowns, opened, accepted.into(), work);
-    Ok(Box::new(Lane { assigned, ..lane }))
+    Ok(Box::new(Lane { assigned, last_task, ..lane }))
 }
 
 /// Looks at a generator that is gone until it is back.

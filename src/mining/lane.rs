@@ -33,7 +33,7 @@ pub(super) struct Lane {
     pub(super) cooldowns: Cooldowns,
     /// When this process began to follow it: nothing before counts as waiting.
     pub(super) opened: Instant,
-    pub(super) last_asked: Option<Instant>,
+    /// When it gave a task last, by our wall clock.
     pub(super) last_task: Option<UnixTime>,
     /// Results accepted within the window, oldest first.
     pub(super) accepted: VecDeque<UnixTime>,
@@ -127,7 +127,6 @@ impl Lane {
             source,
             cooldowns,
             opened,
-            last_asked: None,
             last_task: accepted.back().copied(),
             accepted,
             answering: Mean::default(),

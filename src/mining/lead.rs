@@ -61,6 +61,11 @@ impl Lead {
         ours.shifted(self.at(ours).least)
     }
 
+    /// Most that the source's clock shows at a time of ours.
+    pub(super) fn theirs_at_most(self, ours: UnixTime) -> UnixTime {
+        ours.shifted(self.at(ours).most)
+    }
+
     /// The time of ours at which the source's clock shows `theirs`, and none earlier.
     pub(super) fn ours(self, theirs: UnixTime) -> UnixTime {
         let sound = theirs.shifted(-self.least);

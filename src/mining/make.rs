@@ -11,7 +11,7 @@ use super::report;
 use crate::gpu::{Arbiter, Ending, LeaseError, Request, Tenant, WorkerId};
 use crate::primitives::{LocalId, Prompt, Seed, Untrusted};
 use crate::splat::{Defect, EncodeError, MAX_PAYLOAD_BYTES, PlyError, PlyReader, Spz, SpzEncoder, SpzError};
-use crate::store::{Canary, Store, StoreError, Verdict};
+use crate::store::{Canary, Spent, Store, StoreError, Verdict};
 use crate::workers::{
     EnhanceError, Enhancer, GenerateError, Generator, Judgement, ScoreError, Scorer, SplatFormat,
 };
@@ -117,12 +117,7 @@ pub struct Candidate {
     /// The generator's own PLY, if it sent one and it was asked for.
     pub ply: Option<Vec<u8>>,
     pub seed: Seed,
-    /// Time in the queue for the card.
-    pub waited: Duration,
-    /// Moving others out of the card's memory, after the wait.
-    pub handoff: Duration,
-    /// From the grant of the card to the last byte.
-    pub generation: Duration,
+    pub spent: Spent,
     pub first_byte: Duration,
     /// Reading, encoding and checking.
     pub encoding: Duration,
@@ -147,6 +142,16 @@ pub enum MakeError {
     Interrupted(String),
 }
 
+/// An attempt that made no candidate.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Unmade {
+    #[source]
+    pub error: MakeError,
+    /// Nothing if the card was not granted.
+    pub spent: Option<Spent>,
+}
+
 impl MakeError {
     /// Whether another seed has a chance.
     pub fn is_retryable(&self) -> bool {
@@ -161,7 +166,8 @@ impl MakeError {
 
 /// Generates under a lease of the card, then encodes and checks off the async threads.
 ///
-/// `keep_ply` hands the generator's PLY on. Logs the two lines that operators look for.
+/// `queued`: what the task has waited for a card before. `keep_ply` hands the generator's PLY on. Logs the
+/// two lines that operators look for.
 ///
 /// # Errors
 /// See [`MakeError`].
@@ -170,23 +176,27 @@ pub async fn make(
     task: &LocalId,
     prompt: &Prompt,
     seed: Seed,
+    queued: Duration,
     keep_ply: bool,
-) -> Result<Candidate, MakeError> {
+) -> Result<Candidate, Unmade> {
     let worker = bench.generator.name();
     let enhanced = bench.enhanced(prompt).await;
     let prompt = enhanced.as_ref().unwrap_or(prompt);
-    let lease = bench.arbiter.lease(bench.arbiter.request(Tenant::Generator, worker)).await?;
-    report::acquired(lease.waited + lease.handoff, worker, bench.arbiter.card(), task);
+    let lease = bench.arbiter.lease(bench.arbiter.request(Tenant::Generator, worker)).await;
+    let lease = lease.map_err(|error| Unmade { error: error.into(), spent: None })?;
+    let (waited, handoff) = (queued + lease.waited, lease.handoff);
+    report::acquired(waited + handoff, worker, bench.arbiter.card(), task);
     let generation = bench.generator.generate(prompt, seed).await;
     let held = lease.held();
-    let (waited, handoff) = (lease.waited, lease.handoff);
+    let spent = Spent { waited, handoff, generation: held };
+    let unmade = |error: MakeError| Unmade { error, spent: Some(spent) };
     lease.end(match &generation {
         // It may still be at it.
         Err(GenerateError::Net(_)) => Ending::Unsure,
         Err(GenerateError::Unreachable(_)) => Ending::Suspect,
         Ok(_) | Err(_) => Ending::Done,
     });
-    let generation = generation?;
+    let generation = generation.map_err(|error| unmade(error.into()))?;
     report::total_time(held, waited, handoff, generation.timing.first_byte, worker, task);
 
     let first_byte = generation.timing.first_byte;
@@ -204,18 +214,10 @@ pub async fn make(
         };
         Ok((spz.check()?.into_spz(), ply))
     };
-    let (spz, ply) =
-        tokio::task::spawn_blocking(work).await.map_err(|e| MakeError::Interrupted(e.to_string()))??;
-    Ok(Candidate {
-        spz: Arc::new(spz),
-        ply,
-        seed,
-        waited,
-        handoff,
-        generation: held,
-        first_byte,
-        encoding: started.elapsed(),
-    })
+    let encoded = tokio::task::spawn_blocking(work).await;
+    let encoded = encoded.unwrap_or_else(|error| Err(MakeError::Interrupted(error.to_string())));
+    let (spz, ply) = encoded.map_err(unmade)?;
+    Ok(Candidate { spz: Arc::new(spz), ply, seed, spent, first_byte, encoding: started.elapsed() })
 }
 
 /// Judges exactly the bytes that would be submitted.

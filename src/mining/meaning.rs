@@ -58,8 +58,13 @@ impl ReplyMeaning {
     /// Reads the reply to a submission of `answer`.
     ///
     /// A reply whose cooldown does not lie ahead booked nothing: every booking sets a new one of at
-    /// least C - T.
-    pub fn read(result: &Result<Answered<SubmitReply>, CallError>, answer: &Answer) -> Self {
+    /// least C - T. That may be nothing, but never ends before C after the pull, as the one before the
+    /// pull had; `pulled`: when that was by the source's clock at the latest, where that is known.
+    pub fn read(
+        result: &Result<Answered<SubmitReply>, CallError>,
+        answer: &Answer,
+        pulled: Option<UnixTime>,
+    ) -> Self {
         let answered = match result {
             Ok(answered) => answered,
             Err(error) => return Self::of_error(error),
@@ -69,7 +74,8 @@ impl ReplyMeaning {
         };
         // The source's clock as far as it is known; its `Date` is rounded down and may lag.
         let now = answered.date.unwrap_or(answered.timing.answered) + std::time::Duration::from_secs(2);
-        let booked = answered.reply.cooldown_until.is_some_and(|until| until > now);
+        let is_new = |until: UnixTime| until > now || pulled.is_some_and(|pulled| until > pulled);
+        let booked = answered.reply.cooldown_until.is_some_and(is_new);
         if feedback.score.get() > 0.0 && matches!(answer, Answer::Result(_)) {
             Self::Accepted(feedback)
         } else if !booked {
@@ -166,7 +172,9 @@ mod tests {
         };
         let reply = SubmitReply { feedback: Some(feedback), cooldown_until };
         let answer = if empty { Answer::Empty("x".into()) } else { Answer::Result(kept(None)) };
-        ReplyMeaning::read(&Ok(Answered { reply, timing, date: Some(NOW) }), &answer)
+        // Pulled a minute ago.
+        let pulled = Some(NOW - Duration::from_secs(60));
+        ReplyMeaning::read(&Ok(Answered { reply, timing, date: Some(NOW) }), &answer, pulled)
     }
 
     #[test]
@@ -176,8 +184,11 @@ mod tests {
         assert!(matches!(read(0.0, false, Some(870), false), M::Low(_)));
         assert!(matches!(read(0.0, true, Some(270), false), M::ScorerFailed(_)));
         assert!(matches!(read(0.0, false, Some(270), true), M::EmptyBooked(_)));
+        // C - T may be nothing: then the cooldown is over at once, and still a new one.
+        assert!(matches!(read(0.0, false, Some(1), false), M::Low(_)));
+        assert!(matches!(read(0.0, false, Some(-2), true), M::EmptyBooked(_)));
         // Lock, wrong id, double guard: the cooldown is the old one, or none.
-        assert!(matches!(read(0.0, false, Some(-5), false), M::StillOpen(_)));
+        assert!(matches!(read(0.0, false, Some(-60), false), M::StillOpen(_)));
         assert!(matches!(read(0.0, false, None, false), M::StillOpen(_)));
         assert!(matches!(read(0.0, false, None, true), M::StillOpen(_)));
     }
@@ -185,7 +196,7 @@ mod tests {
     fn refused(status: u16, message: Option<&str>) -> ReplyMeaning {
         let status = StatusCode::from_u16(status).unwrap();
         let error = CallError::Refused { status, message: message.map(str::to_owned) };
-        ReplyMeaning::read(&Err(error), &Answer::Empty("x".into()))
+        ReplyMeaning::read(&Err(error), &Answer::Empty("x".into()), None)
     }
 
     #[test]

@@ -151,7 +151,8 @@ impl Running {
 pub(super) enum Listed {
     Resting(Instant),
     Answer(Instant),
-    Card(UnixTime),
+    /// By when its task was pulled; and since when it waits.
+    Card(UnixTime, Instant),
 }
 
 /// Mines with one or several hotkeys on one or several cards.
@@ -483,7 +484,7 @@ impl Miner {
         match self.listed.remove(&no) {
             Some(Listed::Resting(at)) => self.resting.remove(&(at, no)),
             Some(Listed::Answer(at)) => self.answers.remove(&(at, no)),
-            Some(Listed::Card(at)) => self.waiting.remove(&(at, no)),
+            Some(Listed::Card(at, _)) => self.waiting.remove(&(at, no)),
             None => false,
         };
     }
@@ -499,7 +500,7 @@ impl Miner {
                     let Moment { wall, instant } = self.tools.clock.moment();
                     Listed::Answer(instant + not_before.saturating_since(wall).min(LONGEST_LOCK))
                 }
-                Step::Make | Step::Judge => Listed::Card(work.task.pulled_at),
+                Step::Make | Step::Judge => Listed::Card(work.task.pulled_at, self.tools.clock.instant()),
                 Step::Nothing => return,
             },
             Errand::Pulling | Errand::Making(_) | Errand::Answering(_) => return,
@@ -507,7 +508,7 @@ impl Miner {
         match listed {
             Listed::Resting(at) => self.resting.insert((at, no)),
             Listed::Answer(at) => self.answers.insert((at, no)),
-            Listed::Card(at) => self.waiting.insert((at, no)),
+            Listed::Card(at, _) => self.waiting.insert((at, no)),
         };
         self.listed.insert(no, listed);
     }
@@ -525,13 +526,25 @@ impl Miner {
         });
     }
 
+    /// Lanes that may be asked for a task by then, for their cooldown and otherwise.
+    pub(super) fn askable(&self, by: Instant) -> usize {
+        let due = self.resting.range(..=(by, LaneNo(u32::MAX)));
+        let now = self.tools.clock.moment();
+        if !self.measures.has_demoted() && self.ours.iter().all(|ours| ours.may_pull(now.wall)) {
+            return due.count();
+        }
+        due.filter(|(_, no)| self.lanes.get(no).is_some_and(|lane| self.may_ask(lane, now))).count()
+    }
+
     /// Whether a lane may be asked for a task, its cooldown aside.
     pub(super) fn may_ask(&self, lane: &Lane, now: Moment) -> bool {
         if lane.leaving || !self.ours[lane.member].may_pull(now.wall) {
             return false;
         }
-        // One probe per window for the floor (rules.md R9, "Which validator").
+        // One probe per window for the floor (rules.md R9, "Which validator"); a task that is ours already
+        // is answered.
         !self.measures.is_demoted(&lane.key.source)
-            || lane.last_asked.is_none_or(|at| now.instant - at >= Acceptance::PROBE_EVERY)
+            || lane.assigned
+            || lane.last_task.is_none_or(|at| now.wall.saturating_since(at) >= Acceptance::PROBE_EVERY)
     }
 }

@@ -46,7 +46,7 @@ pub use calibration::{Calibration, Finding, ScorePair};
 pub use cooldowns::{Cooldowns, cooldown_from_reply};
 pub use decide::{Candidates, Decision, ScorerDown, UnscoredPolicy, decide};
 pub use demotion::Acceptance;
-pub use make::{Bench, Candidate, MakeError, Muse, SeedSource, judge, make};
+pub use make::{Bench, Candidate, MakeError, Muse, SeedSource, Unmade, judge, make};
 pub use meaning::{PullMeaning, ReplyMeaning};
 pub use miner::{Budget, Finish, Member, Miner, MinerError, Setup};
 pub use passing::Passing;

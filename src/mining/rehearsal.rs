@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::make::{Bench, MakeError, judge, make};
+use super::make::{Bench, Unmade, judge, make};
 use crate::primitives::{LocalId, Prompt, Score, Seed};
 use crate::store::{Store, StoreError, Verdict};
 
@@ -31,7 +31,7 @@ pub struct Rehearsal {
 #[derive(Debug, thiserror::Error)]
 pub enum RehearsalError {
     #[error(transparent)]
-    Make(#[from] MakeError),
+    Make(#[from] Unmade),
     #[error("the scorer gave no verdict")]
     NoVerdict,
     #[error("the scorer gave 0 to a splat that keeps the data rules")]
@@ -51,7 +51,7 @@ pub async fn rehearse(
     prompt: &Prompt,
     seed: Seed,
 ) -> Result<Rehearsal, RehearsalError> {
-    let candidate = make(bench, round, prompt, seed, false).await?;
+    let candidate = make(bench, round, prompt, seed, Duration::ZERO, false).await?;
     let began = tokio::time::Instant::now();
     let score = match judge(bench, store, round, prompt, &candidate.spz).await? {
         Verdict::Scored(Score::ZERO) => return Err(RehearsalError::Zero),
@@ -60,9 +60,9 @@ pub async fn rehearse(
         Verdict::NoVerdict => return Err(RehearsalError::NoVerdict),
     };
     Ok(Rehearsal {
-        waited: candidate.waited,
-        unloading: candidate.handoff,
-        generation: candidate.generation,
+        waited: candidate.spent.waited,
+        unloading: candidate.spent.handoff,
+        generation: candidate.spent.generation,
         scoring: began.elapsed(),
         score,
         spz_bytes: candidate.spz.as_bytes().len(),

@@ -63,10 +63,13 @@ impl Prospect {
     }
 
     fn compare(&self, other: &Self) -> Ordering {
+        let waited = |lane: &Self| lane.unserved.unwrap_or(Duration::MAX);
         self.claim()
             .cmp(&other.claim())
             .then(other.weight().total_cmp(&self.weight()))
             .then(other.owner.cmp(&self.owner))
+            // After a start all are due alike, and the first in the list is no better than the last.
+            .then(waited(other).cmp(&waited(self)))
     }
 }
 

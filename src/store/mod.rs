@@ -47,8 +47,8 @@ pub use histogram::Histogram;
 pub use lock::{LockError, ProcessLock, runtime_dir};
 pub use recall::{Acceptance, CalibrationPair, RecentAnswer, RecentDurations, RecentMaking};
 pub use records::{
-    Accepted, Answer, Canary, Decided, DecisionRecord, Delivery, FeedbackRecord, KeptResult, LaneKey,
-    LaneRecord, Making, NewTask, OpenTask, Outcome, Settled, Stage, TaskRecord, Verdict,
+    Accepted, Answer, Canary, Decided, DecisionRecord, Delivery, FailedMaking, FeedbackRecord, KeptResult,
+    LaneKey, LaneRecord, Making, NewTask, OpenTask, Outcome, Settled, Spent, Stage, TaskRecord, Verdict,
 };
 pub use remembered::{Remembered, RememberedLane, RememberedTask};
 pub use stats::Stats;

@@ -72,6 +72,9 @@ pub(super) const ACCEPTED_SINCE: &str =
 pub(super) const ACCEPTED_OF_LANE: &str = "SELECT received_at FROM feedback INDEXED BY feedback_by_lane
     WHERE received_at >= ?1 AND outcome = 'accepted' AND source = ?2 AND hotkey = ?3 ORDER BY received_at";
 
+pub(super) const LAST_OF_LANE: &str = "SELECT max(received_at) FROM feedback INDEXED BY feedback_by_lane
+    WHERE source = ?1 AND hotkey = ?2";
+
 pub(super) const CALIBRATION: &str = "SELECT f.local_score, f.outcome, f.received_at, f.source, t.threshold
     FROM feedback f INDEXED BY feedback_by_time JOIN tasks t ON t.id = f.task
     WHERE f.received_at >= ?1 AND f.outcome IN ('accepted', 'low') AND f.local_score IS NOT NULL
@@ -124,6 +127,19 @@ impl Store {
                 found.insert(lane_of(&source, &hotkey)?, times);
             }
             Ok(found)
+        })
+        .await
+    }
+
+    /// When a lane's source said something of a result last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_answered(&self, lane: LaneKey) -> Result<Option<UnixTime>, StoreError> {
+        self.transaction(Durable::Process, move |tx| {
+            let key = params![lane.source.to_string(), lane.hotkey.to_string()];
+            let newest: Option<i64> = tx.query_row(LAST_OF_LANE, key, |row| row.get(0))?;
+            Ok(newest.map(time))
         })
         .await
     }

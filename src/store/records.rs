@@ -217,6 +217,26 @@ pub struct Making {
     pub at: UnixTime,
 }
 
+/// Time that an attempt took, its parts one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spent {
+    /// Waiting for the card, without the hand-off.
+    pub waited: Duration,
+    /// Moving others out of the card's memory.
+    pub handoff: Duration,
+    /// From the grant of the card to the last byte.
+    pub generation: Duration,
+}
+
+/// An attempt that made nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct FailedMaking {
+    pub attempt: u32,
+    pub spent: Spent,
+    /// When it had failed.
+    pub at: UnixTime,
+}
+
 /// How a submission travelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Delivery {

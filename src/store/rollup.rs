@@ -31,6 +31,8 @@ const ENDED: &str = "SELECT t.id, t.source, t.hotkey, t.settled_at, t.outcome, t
 const RESULTS: &str = "SELECT id, queue_ms, handoff_ms, generation_ms, encode_ms, scoring_ms, kept_at
     FROM results WHERE task = ?1 ORDER BY attempt";
 
+const FAILURES: &str = "SELECT queue_ms, handoff_ms, generation_ms, failed_at FROM failures WHERE task = ?1";
+
 const SUBMISSIONS: &str =
     "SELECT result, upload_ms, reply_ms FROM submissions WHERE task = ?1 AND result IS NOT NULL ORDER BY id";
 
@@ -221,16 +223,29 @@ fn count_times(connection: &Connection, task: &str, tally: &mut Tally) -> Result
             }
         }
     }
-    tally.generations += makings.len() as u64;
-    count_slow(&makings, submitted, tally);
+    let mut failures = Vec::new();
+    let mut statement = connection.prepare_cached(FAILURES)?;
+    let mut rows = statement.query([task])?;
+    while let Some(row) = rows.next()? {
+        let ms = |column: usize| Ok::<_, StoreError>(from_sql(row.get(column)?));
+        let (queue, handoff, generation) = (ms(0)?, ms(1)?, ms(2)?);
+        times.queue.record(queue);
+        times.handoff.record(handoff);
+        times.generation.record(generation);
+        let took = queue + handoff + generation;
+        failures.push(time(row.get(3)?).as_millis().saturating_sub(took));
+    }
+    tally.generations += (makings.len() + failures.len()) as u64;
+    count_slow(&makings, &failures, submitted, tally);
     Ok(())
 }
 
-fn count_slow(makings: &[Making], submitted: Option<i64>, tally: &mut Tally) {
+/// `failures`: when attempts began that made nothing, ms.
+fn count_slow(makings: &[Making], failures: &[u64], submitted: Option<i64>, tally: &mut Tally) {
     let chosen = makings.iter().find(|making| Some(making.row) == submitted).or(makings.last());
     let Some(chosen) = chosen else { return };
     tally.made += 1;
-    let begun = makings.iter().map(Making::started).min().unwrap_or(0);
+    let begun = makings.iter().map(Making::started).chain(failures.iter().copied()).min().unwrap_or(0);
     if chosen.done.saturating_sub(begun) <= SLOW_MS {
         return;
     }

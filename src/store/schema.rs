@@ -137,7 +137,7 @@ CREATE TABLE tallies (
     empty         INTEGER NOT NULL,
     settled       INTEGER NOT NULL,
     lost          INTEGER NOT NULL,
-    generations   INTEGER NOT NULL,           -- results
+    generations   INTEGER NOT NULL,           -- results, and attempts that made none
     made          INTEGER NOT NULL,           -- tasks with a result
     slow_queue    INTEGER NOT NULL,           -- tasks that took over 30 s to make, by what took longest
     slow_handoff  INTEGER NOT NULL,
@@ -184,6 +184,18 @@ CREATE TABLE handoff_steps (
     took_ms       INTEGER NOT NULL,           -- with its proof
     failure       TEXT,
     PRIMARY KEY (handoff, number)
+) STRICT, WITHOUT ROWID;
+",
+    "
+-- Attempts that made nothing; those that did are results.
+CREATE TABLE failures (
+    task          TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    attempt       INTEGER NOT NULL,
+    queue_ms      INTEGER NOT NULL,
+    handoff_ms    INTEGER NOT NULL,
+    generation_ms INTEGER NOT NULL,
+    failed_at     INTEGER NOT NULL,           -- ns, our clock
+    PRIMARY KEY (task, attempt)
 ) STRICT, WITHOUT ROWID;
 ",
 ];

@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::learned::put_lane;
 use super::{
-    Accepted, Answer, Delivery, Durable, FeedbackRecord, KeptResult, LaneKey, LaneRecord, Making, NewTask,
-    OpenTask, Outcome, Settled, Stage, Store, StoreError, TaskRecord, Verdict, blocking, decisions, handoffs,
-    rollup,
+    Accepted, Answer, Delivery, Durable, FailedMaking, FeedbackRecord, KeptResult, LaneKey, LaneRecord,
+    Making, NewTask, OpenTask, Outcome, Settled, Stage, Store, StoreError, TaskRecord, Verdict, blocking,
+    decisions, handoffs, rollup,
 };
 use crate::primitives::{LocalId, Prompt, PromptKind, Score, Seed, TaskId, UnixTime};
 use crate::splat::{MAX_PAYLOAD_BYTES, Spz};
@@ -136,6 +136,30 @@ impl Store {
             )?;
             let row = tx.last_insert_rowid();
             Ok(KeptResult { row: Some(row), attempt: making.attempt, seed: making.seed, spz, verdict: None })
+        })
+        .await
+    }
+
+    /// Records that an attempt made nothing, for the statistics.
+    ///
+    /// # Errors
+    /// When the database fails or the task is not on record.
+    pub async fn failed(&self, task: LocalId, making: FailedMaking) -> Result<(), StoreError> {
+        self.transaction(Durable::Process, move |tx| {
+            let FailedMaking { attempt, spent, at } = making;
+            tx.execute(
+                "INSERT OR REPLACE INTO failures (task, attempt, queue_ms, handoff_ms, generation_ms, failed_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    task.to_string(),
+                    attempt,
+                    millis(spent.waited),
+                    millis(spent.handoff),
+                    millis(spent.generation),
+                    to_sql(at.as_nanos()),
+                ],
+            )?;
+            Ok(())
         })
         .await
     }
