@@ -235,9 +235,9 @@ async fn the_agent_mines_on_after_an_alarm() {
         "--set",
         "paths.data=data",
         "--set",
-        "rules.cooldown=1s",
+        "devnet.cooldown=1s",
         "--set",
-        "rules.penalty=1s",
+        "devnet.penalty=1s",
     ];
     let mut agent = home.start(&run);
     let alarm = agent.line(&["alarm=\"store-corrupt\""], PATIENCE).await.expect("the alarm is told");
