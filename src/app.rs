@@ -29,7 +29,7 @@ use crate::store::{LockError, ProcessLock, Store, StoreError, runtime_dir};
 use crate::wallet::HotkeyPair;
 
 pub use journal::Journal;
-pub use workshop::{Surroundings, Workshop, bench};
+pub use workshop::{Purpose, Surroundings, Workshop, bench};
 
 /// What the agent runs against. The binary assembles a real one, a test another; nothing below asks
 /// which it is.
@@ -251,6 +251,7 @@ impl App {
             store: Some(&store),
             journal,
             folder: &world.data,
+            purpose: Purpose::Mining,
         };
         let mut workshop = Workshop::open(world.peers.cards, &around).await?;
         let benches = std::mem::take(&mut workshop.benches);

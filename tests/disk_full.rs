@@ -100,8 +100,8 @@ async fn a_retry_on_a_full_disk_leaves_what_was_kept_before() {
     };
     let home = Home::new();
     home.configure(&peers, 1, 1);
-    let mut agent = home.start_limitable(&["run", "--tasks", "1"]);
-    let mut until = async |asked: &mut watch::Receiver<u64>, count: u64| {
+    let agent = home.start_limitable(&["run", "--tasks", "1"]);
+    let until = async |asked: &mut watch::Receiver<u64>, count: u64| {
         tokio::time::timeout(PATIENCE, asked.wait_for(|asked| *asked == count)).await.unwrap().unwrap();
     };
     generate.send_replace(1);

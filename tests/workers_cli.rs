@@ -16,7 +16,7 @@ use dev_workers::{DevCard, DevProcess};
 use program::{Program, miner};
 use serde_json::Value;
 use sn17_miner::api::{WorkersStatus, socket_path};
-use sn17_miner::devnet::card::CardState;
+use sn17_miner::devnet::card::{CardState, Event, What};
 use sn17_miner::primitives::MiB;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -151,13 +151,13 @@ struct Shared {
 impl Shared {
     /// The workers run, and `dir/config.toml` names them.
     fn open(dir: &Path) -> Self {
-        Self::at_work_for(dir, "20ms")
+        Self::with(dir, &["--work-time", "20ms"])
     }
 
-    fn at_work_for(dir: &Path, time: &str) -> Self {
+    fn with(dir: &Path, more: &[&str]) -> Self {
         let card = DevCard::new();
-        let times = ["--work-time", time, "--load-time", "10ms", "--unload-time", "10ms"];
-        let worker = |dialect: &str, own: &[&str]| card.worker(dialect, &[own, &times].concat());
+        let times = ["--load-time", "10ms"];
+        let worker = |dialect: &str, own: &[&str]| card.worker(dialect, &[own, &times, more].concat());
         let main = worker("form", &["--name", "main", "--resident", "3000", "--peak", "20070"]);
         let judge = worker("three-gen", &["--name", "judge", "--resident", "4813", "--peak", "4813"]);
         let config = format!(
@@ -165,7 +165,7 @@ impl Shared {
              [[workers]]\nname = \"main\"\nrole = \"generator\"\nurl = \"http://{}\"\ndialect = \"form\"\n\
              memory = \"none\"\nresident = \"3000MiB\"\npeak = \"20070MiB\"\n\
              [[workers]]\nname = \"judge\"\nrole = \"scorer\"\nurl = \"http://{}\"\nmemory = \"three-gen\"\n\
-             resident = \"4813MiB\"\npeak = \"4813MiB\"\n",
+             resident = \"4813MiB\"\npeak = \"4813MiB\"\nresidency = \"preferred\"\n",
             main.address, judge.address
         );
         std::fs::write(dir.join("config.toml"), config).unwrap();
@@ -204,8 +204,10 @@ fn workers_of_a_shared_card_are_moved_and_tested_by_the_command_itself() {
     }
     let health = json(&workers(dir.path(), &["health", "--json"]), 0);
     assert!(health.as_array().unwrap().iter().all(|worker| worker["available"] == true), "{health}");
-    let nothing = workers(dir.path(), &["restart", "judge"]);
-    assert_eq!(nothing.status.code(), Some(1));
+    for verb in ["start", "stop", "restart"] {
+        let nothing = workers(dir.path(), &[verb, "judge"]);
+        assert_eq!(nothing.status.code(), Some(1), "it has no process: {}", said(&nothing.stdout));
+    }
     assert_eq!(shared.held("judge"), MiB(4_813));
     shared.assert_sound();
 }
@@ -240,7 +242,7 @@ fn at_work(state: &CardState) -> bool {
 #[tokio::test]
 async fn an_interrupted_command_leaves_nobody_unloaded() {
     let dir = tempfile::tempdir().unwrap();
-    let shared = Shared::at_work_for(dir.path(), "1s");
+    let shared = Shared::with(dir.path(), &["--work-time", "5s"]);
     let commands: [&[&str]; 2] = [&["--task", "a red cube"], &["workers", "handoff-test"]];
     for arguments in commands {
         let command = Program::start("command", &mut miner(dir.path(), arguments), dir.path());
@@ -257,7 +259,7 @@ async fn an_interrupted_command_leaves_nobody_unloaded() {
 #[tokio::test]
 async fn a_second_signal_does_not_wait() {
     let dir = tempfile::tempdir().unwrap();
-    let shared = Shared::at_work_for(dir.path(), "1h");
+    let shared = Shared::with(dir.path(), &["--work-time", "1h"]);
     let command = Program::start("command", &mut miner(dir.path(), &["--task", "a red cube"]), dir.path());
     shared.card.until("the generator works", at_work).await;
     command.terminate();
@@ -270,4 +272,60 @@ async fn a_second_signal_does_not_wait() {
     tokio::time::timeout(PATIENCE, told).await.expect("it says what a second signal does");
     command.terminate();
     assert_eq!(command.finish(PATIENCE).status.code(), Some(1));
+}
+
+fn held(shared: &Shared) -> Vec<Event> {
+    let events = shared.card.events().into_iter();
+    events.filter(|event| matches!(event.what, What::Holds(_))).collect()
+}
+
+#[test]
+fn who_only_looks_moves_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::open(dir.path());
+    let before = held(&shared);
+    for look in [&["ps"][..], &["report"], &["health"], &["cleanup", "main"]] {
+        workers(dir.path(), look);
+    }
+    assert_eq!(held(&shared), before);
+}
+
+/// A stop that comes while others are moved out begins no work.
+#[tokio::test]
+async fn an_interrupted_hand_off_is_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::with(dir.path(), &["--work-time", "1h", "--unload-time", "1s"]);
+    let unloading = || {
+        let asked = What::Asked("POST /unload_models/".into());
+        shared.card.events().iter().filter(|event| event.what == asked).count()
+    };
+    for (nth, arguments) in [&["--task", "a red cube"][..], &["workers", "handoff-test"]].iter().enumerate() {
+        let command = Program::start("command", &mut miner(dir.path(), arguments), dir.path());
+        shared.card.until("the scorer is unloaded", |_| unloading() > nth).await;
+        command.terminate();
+        let ended = command.finish(PATIENCE);
+        assert_eq!(ended.status.code(), Some(1), "{:?}", ended.lines);
+        assert_eq!(shared.held("judge"), MiB(4_813), "{arguments:?}");
+    }
+    let worked = shared.card.events().into_iter().any(|event| event.what == What::Holds(MiB(20_070)));
+    assert!(!worked, "nothing was generated");
+}
+
+#[test]
+fn a_worker_that_only_says_it_unloads_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::with(dir.path(), &["--work-time", "20ms", "--fault", "lies"]);
+    let unloaded = workers(dir.path(), &["unload", "judge"]);
+    assert_eq!(unloaded.status.code(), Some(1), "{}", said(&unloaded.stdout));
+    assert!(said(&unloaded.stdout).contains("in use as before"), "{}", said(&unloaded.stdout));
+    assert_eq!(shared.held("judge"), MiB(4_813));
+}
+
+#[test]
+fn the_least_that_was_free_is_seen_while_the_generator_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let _shared = Shared::with(dir.path(), &["--work-time", "1s"]);
+    let test = json(&workers(dir.path(), &["handoff-test", "--json"]), 0);
+    let least = test["rounds"][0]["least_free_mib"].as_u64().unwrap();
+    assert_eq!(least, 24_576 - 20_070 - 400, "{test}");
 }

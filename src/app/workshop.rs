@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{ConfigError, ConfigErrors, GpuSettings, Origin, ProbeChoice, Settings, WorkerSettings};
 use crate::gpu::probe::{ByDialect, FirstOf, NvmlLibrary, ProbeError, VramProbe};
 use crate::gpu::{
-    Arbiter, AtStart, Crew, Hand, HandoffLog, Household, Order, Residency, Share, Tenant, WorkerId,
+    self, Arbiter, AtStart, Crew, Hand, HandoffLog, Household, Order, Residency, Share, Tenant, WorkerId,
 };
 use crate::mining::{Bench, Muse};
 use crate::net::Transport;
@@ -52,6 +52,7 @@ pub struct Surroundings<'a> {
     pub journal: Arc<dyn HandoffLog>,
     /// Logs and records of processes.
     pub folder: &'a Path,
+    pub purpose: Purpose,
 }
 
 /// A process of ours, and who decides on it.
@@ -249,6 +250,17 @@ fn furnish(
     Bench { generator, scorer, enhancer, arbiter, judging, encoder }
 }
 
+/// What the cards are taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be brought into order and kept so.
+    Mining,
+    /// To have something done, and be left as they were.
+    Errand,
+    /// To be looked at.
+    Looking,
+}
+
 type Staffed = (Household, Vec<(Tenant, WorkerProcess)>);
 
 /// Who is on a card and what can be done to them; nothing if that is nothing.
@@ -305,7 +317,9 @@ async fn staff(
             WorkerProcess::new(&worker.name, settings, premises, around.clock)
         });
         if let Some(process) = &process {
-            if let Err(error) = process.end_orphan().await {
+            if around.purpose != Purpose::Looking
+                && let Err(error) = process.end_orphan().await
+            {
                 tracing::error!(alarm = "worker_down", worker = worker.name, %error, "An orphan could not be ended");
             }
             processes.push((worker.role, process.clone()));
@@ -332,7 +346,8 @@ async fn staff(
     let share = Share { limit: gpu.sharing.limit, margin: gpu.sharing.margin };
     let effects = Arc::new(Crew::new(probe, share, hands, around.clock));
     let log = Arc::clone(&around.journal);
-    Ok(Some((Household { settings: gpu.sharing.clone(), workers: specs, effects, log }, processes)))
+    let settings = gpu::Settings { restores: around.purpose == Purpose::Mining, ..gpu.sharing.clone() };
+    Ok(Some((Household { settings, workers: specs, effects, log }, processes)))
 }
 
 /// The margin, and what those hold that never leave.

@@ -16,8 +16,8 @@ use super::ExitStatus;
 use super::layers::LayerArgs;
 use super::run::{runtime, start_log};
 use super::stop::StopSignals;
-use super::workplace::Workplace;
-use crate::app::Workshop;
+use super::workplace::{INTERRUPTED, Workplace};
+use crate::app::{Purpose, Workshop};
 use crate::clock::Clock;
 use crate::config::{Settings, WorkerUrl};
 use crate::mining::{Bench, Candidate, SeedSource, judge, make};
@@ -131,14 +131,14 @@ async fn one_shot(
     clock: Clock,
     signals: &StopSignals,
 ) -> anyhow::Result<ExitStatus> {
-    let mut place = Workplace::take(settings, clock).await?;
+    let mut place = Workplace::take(settings, clock, Purpose::Errand).await?;
     let tried = {
         let tried = try_out(&place.workshop, settings, args, &prompt, clock);
         tokio::pin!(tried);
         tokio::select! {
             tried = &mut tried => tried,
             () = signals.stop.cancelled() => {
-                eprintln!("interrupted; whoever left the card is brought back (again: leaves at once)");
+                eprintln!("{INTERRUPTED}");
                 // The generator's own answer is the best sign that its work has ended.
                 tokio::select! {
                     () = place.workshop.close() => {}
@@ -150,10 +150,7 @@ async fn one_shot(
         }
     };
     // Nobody else brings back who has left.
-    tokio::select! {
-        () = place.leave() => {}
-        () = signals.now.cancelled() => {}
-    }
+    place.leave(signals).await;
     drop(place);
     let tried = tried?;
 

@@ -9,7 +9,7 @@ mod show;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 
 use self::desk::Desk;
@@ -17,7 +17,9 @@ use super::ExitStatus;
 use super::layers::LayerArgs;
 use super::run::{runtime, start_log};
 use super::stop::StopSignals;
+use super::workplace::INTERRUPTED;
 use crate::api::{Errand, MOST_ROUNDS, OrderState, OrderStatus};
+use crate::app::Purpose;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::telemetry::Sink;
@@ -117,13 +119,17 @@ pub fn run(layers: &LayerArgs, command: WorkersCommand) -> anyhow::Result<ExitSt
 type Show = fn(&mut dyn Write, &crate::api::WorkersStatus) -> io::Result<()>;
 
 async fn look(settings: &Settings, clock: Clock, show: Show, json: bool) -> anyhow::Result<ExitStatus> {
-    let mut desk = Desk::find(settings, clock).await?;
+    let signals = StopSignals::listen().context("listen for signals")?;
+    let mut desk = Desk::find(settings, clock, Purpose::Looking).await?;
     let status = async {
-        desk.open(false).await?;
+        desk.open().await?;
         desk.workers().await
     };
-    let status = status.await;
-    desk.leave().await;
+    let status = tokio::select! {
+        status = status => status,
+        () = signals.stop.cancelled() => Err(anyhow!("interrupted")),
+    };
+    desk.leave(&signals).await;
     let status = status?;
     let mut out = io::stdout().lock();
     if json {
@@ -143,12 +149,12 @@ async fn give(
     stays: bool,
 ) -> anyhow::Result<ExitStatus> {
     let signals = StopSignals::listen().context("listen for signals")?;
-    let mut desk = Desk::find(settings, clock).await?;
+    let mut desk = Desk::find(settings, clock, Purpose::Errand).await?;
     let outcome = tokio::select! {
         outcome = carry_out(&desk, clock, &errand, json) => outcome,
         () = signals.stop.cancelled() => {
             eprintln!("{}", match desk.is_here() {
-                true => "interrupted; the card is brought back to what it was",
+                true => INTERRUPTED,
                 false => "the agent goes on with it; `workers ps` shows how it stands",
             });
             Ok(false)
@@ -159,16 +165,13 @@ async fn give(
         signals.stop.cancelled().await;
     }
     // However it ended: nobody else brings back who has left.
-    tokio::select! {
-        () = desk.leave() => {}
-        () = signals.now.cancelled() => {}
-    }
+    desk.leave(&signals).await;
     Ok(if outcome? { ExitStatus::Done } else { ExitStatus::Failure })
 }
 
 /// Whether it was done.
 async fn carry_out(desk: &Desk, clock: Clock, errand: &Errand, json: bool) -> anyhow::Result<bool> {
-    desk.open(true).await?;
+    desk.open().await?;
     let id = desk.give(errand).await?;
     let order = follow(desk, id, clock).await?;
     let mut out = io::stdout().lock();

@@ -201,6 +201,7 @@ fn gpu(r: &mut Reader) -> Option<GpuSettings> {
         uuid: uuid?,
         probe: probe?,
         sharing: gpu::Settings {
+            restores: true,
             limit,
             margin: mib(margin?),
             mode: mode?,

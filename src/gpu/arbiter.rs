@@ -123,7 +123,7 @@ impl Drop for Lease {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
     #[error("no hand-off: {0}")]
-    Handoff(#[from] HandoffError),
+    Handoff(HandoffError),
     /// Tried again by itself; asking sooner changes nothing.
     #[error("{worker} is out of order since {since}, tried again in {}s", retry_in.as_secs())]
     OutOfOrder { worker: WorkerId, since: UnixTime, retry_in: Duration },
@@ -134,6 +134,12 @@ pub enum LeaseError {
     NoSuchWorker(WorkerId),
     #[error("the card is given up")]
     Closed,
+}
+
+impl From<HandoffError> for LeaseError {
+    fn from(error: HandoffError) -> Self {
+        Self::Handoff(error)
+    }
 }
 
 impl LeaseError {

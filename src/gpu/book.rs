@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::household::Settings;
 use super::ledger::{Amounts, Ledger};
 use super::pace::{Act, Paces};
 use super::plan::{Budget, Reach, Standing, Tried, Wanted};
@@ -75,12 +76,8 @@ pub(super) struct Book {
 }
 
 impl Book {
-    pub(super) fn open(
-        workers: Vec<WorkerSpec>,
-        limit: Option<MiB>,
-        margin: MiB,
-        now: (UnixTime, Instant),
-    ) -> Self {
+    pub(super) fn open(workers: Vec<WorkerSpec>, settings: &Settings, now: (UnixTime, Instant)) -> Self {
+        let (limit, margin) = (settings.limit, settings.margin);
         let ledger = Ledger::declared(limit.unwrap_or(MiB(u64::MAX)), &workers);
         let order = workers.iter().map(|spec| spec.id.clone()).collect();
         let entry = |spec: WorkerSpec| {
@@ -101,7 +98,9 @@ impl Book {
                 came_with: None,
                 sound: true,
                 suspected: 0,
-                owed: spec.residency > Residency::OnDemand && state != WorkerState::Resident,
+                owed: settings.restores
+                    && spec.residency > Residency::OnDemand
+                    && state != WorkerState::Resident,
                 failures: 0,
                 retry_at: None,
                 tried: Tried::default(),

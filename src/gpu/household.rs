@@ -22,6 +22,8 @@ pub struct Settings {
     pub batch: Batch,
     /// How long a lease may last if it does not say so itself.
     pub deadline: Duration,
+    /// Who should be there is brought in although nobody asks; else only who left comes back.
+    pub restores: bool,
 }
 
 impl Default for Settings {
@@ -32,6 +34,7 @@ impl Default for Settings {
             mode: Mode::default(),
             batch: Batch::default(),
             deadline: Duration::from_secs(3_600),
+            restores: true,
         }
     }
 }

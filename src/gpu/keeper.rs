@@ -40,6 +40,9 @@ const USUAL_WORK: Duration = Duration::from_secs(30);
 /// Work of which nothing was heard is given its usual time, and as much again.
 const USUAL_TWICE: u32 = 2;
 
+/// Between looks at a card at work that somebody follows.
+const SHOW_EVERY: Duration = Duration::from_millis(250);
+
 /// What somebody wants of the card.
 #[derive(Debug)]
 pub(super) enum Ask {
@@ -153,7 +156,7 @@ impl Keeper {
             Some(Household { workers, effects, log, .. }) => (workers, Some(effects), log),
             None => (Vec::new(), None, Arc::new(NoLog)),
         };
-        let book = Book::open(workers, settings.limit, settings.margin, (now.wall, now.instant));
+        let book = Book::open(workers, &settings, (now.wall, now.instant));
         Self {
             card,
             clock,
@@ -227,7 +230,12 @@ impl Keeper {
             }
         }
         if self.is_idle() && self.effects.is_some() {
+            // There is no later.
+            self.book.entries.values_mut().for_each(|entry| entry.retry_at = None);
             self.bring_back_all().await;
+        }
+        for entry in self.book.all().filter(|entry| entry.owed && !self.settings.restores) {
+            tracing::error!(card = %self.card, worker = %entry.spec.id, "A worker that left is not back: see its own log, then `workers load`");
         }
         self.show();
     }
@@ -237,6 +245,7 @@ impl Keeper {
             self.look_at,
             self.hold.as_ref().and_then(|hold| hold.ends),
             self.hold.as_ref().and_then(|hold| hold.eye.as_ref()).map(|eye| eye.look_at),
+            self.show_at(),
             self.vigil.as_ref().map(Vigil::look_at),
         ];
         let timer = timer.into_iter().flatten().min();
@@ -270,6 +279,12 @@ impl Keeper {
             Ok(()) = self.forecast.changed() => Event::Forecast,
             () = rings => Event::Timer,
         }
+    }
+
+    /// When the card at work is looked at for those who follow it.
+    pub(super) fn show_at(&self) -> Option<Instant> {
+        let followed = self.hold.is_some() && self.reading.is_some() && self.shared.view.receiver_count() > 0;
+        followed.then(|| self.looked_at + SHOW_EVERY)
     }
 
     fn is_idle(&self) -> bool {
@@ -377,6 +392,8 @@ impl Keeper {
             (None, None) => Ok(()),
             (Some(id), _) => self.make_ready(id, tenant, stage.as_ref()).await,
         };
+        // Nobody gets a card that is given up, though it was made ready for that.
+        let ready = if self.stop.is_cancelled() { Err(LeaseError::Closed) } else { ready };
         if let Err(error) = ready {
             // Whoever asked may have gone.
             drop(reply.send(Err(error)));

@@ -364,6 +364,9 @@ impl Keeper {
                 if answer.is_ok() && most > budget {
                     self.book.paces.overran(proof.worker, act);
                 }
+                if let (Ok(()), Sight::Blind(error)) = (&answer, sight) {
+                    return Err(error.into());
+                }
                 return Err(answer.err().map_or(StepError::Unproven(waited), StepError::from));
             }
             let wait = Duration::from_millis(waits.next().unwrap_or(50));

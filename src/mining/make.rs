@@ -129,7 +129,7 @@ pub enum MakeError {
     #[error(transparent)]
     Generate(#[from] GenerateError),
     #[error("no card: {0}")]
-    Card(#[from] LeaseError),
+    Card(LeaseError),
     #[error("the generator's PLY cannot be used: {0}")]
     Ply(#[from] PlyError),
     #[error("the generator's SPZ cannot be used: {0}")]
@@ -142,14 +142,30 @@ pub enum MakeError {
     Interrupted(String),
 }
 
+impl From<LeaseError> for MakeError {
+    fn from(error: LeaseError) -> Self {
+        Self::Card(error)
+    }
+}
+
 /// An attempt that made no candidate.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
+#[derive(Debug)]
 pub struct Unmade {
-    #[source]
     pub error: MakeError,
     /// Nothing if the card was not granted.
     pub spent: Option<Spent>,
+}
+
+impl fmt::Display for Unmade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Unmade {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
 }
 
 impl MakeError {
@@ -240,6 +256,8 @@ pub async fn judge(
     let Some(scorer) = &bench.scorer else { return Ok(Verdict::Unscored) };
     let lease = match bench.judging.lease(bench.judging.request(Tenant::Scorer, scorer.name())).await {
         Ok(lease) => lease,
+        // Whoever gave it up knows.
+        Err(LeaseError::Closed) => return Ok(Verdict::NoVerdict),
         Err(error) => {
             tracing::error!(
                 alarm = "scorer_down", worker = scorer.name(), task = %task.short(), %error, "The scorer cannot be used"

@@ -60,6 +60,7 @@ async fn opened(config: &str) -> (Result<Workshop, AppError>, Calls) {
         store: None,
         journal: Arc::new(NoLog),
         folder: dir.path(),
+        purpose: Purpose::Mining,
     };
     (Workshop::open(cards.collect(), &around).await, calls)
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use crate::api::{self, Errand, OrderStatus, Orders, WorkersStatus, ask_order, ask_workers, give_order};
+use crate::app::Purpose;
 use crate::cli::run::kept_data;
+use crate::cli::stop::StopSignals;
 use crate::cli::workplace::Workplace;
 use crate::clock::Clock;
 use crate::config::{Settings, WorkerSettings};
@@ -30,34 +32,27 @@ impl Desk {
     ///
     /// # Errors
     /// When an agent runs and cannot be asked, or another process has a card.
-    pub async fn find(settings: &Settings, clock: Clock) -> anyhow::Result<Self> {
+    pub async fn find(settings: &Settings, clock: Clock, purpose: Purpose) -> anyhow::Result<Self> {
         if let Some(data) = kept_data(settings)? {
             let asked = ask_workers(&data, &clock).await;
             if asked.with_context(|| format!("ask the agent of {}", data.display()))?.is_some() {
                 return Ok(Self::Agent { data, clock });
             }
         }
-        let mut place = Workplace::take(settings, clock).await?;
+        let mut place = Workplace::take(settings, clock, purpose).await?;
         let benches = std::mem::take(&mut place.workshop.benches);
         let orders = Orders::new(benches, clock, SeedSource::from_os(), None);
         Ok(Self::Here(Box::new(Here { orders, place })))
     }
 
-    /// Looks at the cards that this process holds; with `to_act` it brings them to a known state.
+    /// Looks at the cards that this process holds.
     ///
     /// # Errors
     /// When a card is given up meanwhile.
-    pub async fn open(&self, to_act: bool) -> anyhow::Result<()> {
+    pub async fn open(&self) -> anyhow::Result<()> {
         let Self::Here(here) = self else { return Ok(()) };
         for arbiter in here.place.workshop.arbiters() {
-            if !to_act {
-                arbiter.order(Order::Look).await.context("look at the card")?;
-                continue;
-            }
-            let recovery = arbiter.recover(Vec::new()).await.context("look at the card")?;
-            for (worker, why) in recovery.missing {
-                eprintln!("warning: {worker} is not where it belongs: {why}");
-            }
+            arbiter.order(Order::Look).await.context("look at the card")?;
         }
         Ok(())
     }
@@ -92,9 +87,9 @@ impl Desk {
     }
 
     /// Gives the cards up: whoever left for another is brought back first.
-    pub async fn leave(&mut self) {
+    pub async fn leave(&mut self, signals: &StopSignals) {
         if let Self::Here(here) = self {
-            here.place.leave().await;
+            here.place.leave(signals).await;
         }
     }
 }

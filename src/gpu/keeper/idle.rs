@@ -68,6 +68,10 @@ impl Keeper {
         if self.vigil.as_ref().is_some_and(|vigil| vigil.look_at() <= now) {
             self.watch_over().await;
         }
+        if self.show_at().is_some_and(|at| at <= now) {
+            // Only to be shown.
+            drop(self.look().await);
+        }
         let Some(vigil) = self.vigil.as_ref().filter(|vigil| vigil.is_overdue()) else { return };
         let (worker, since) = (vigil.worker.clone(), vigil.since);
         let tired = |waiter: &Waiter| now - waiter.asked.max(since) >= OVERDUE_PATIENCE;

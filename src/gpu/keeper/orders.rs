@@ -2,10 +2,13 @@
 
 use super::super::arbiter::{LeaseError, Order, Recovery};
 use super::super::book::Entry;
-use super::super::effects::{Cause, OpenHandoff};
+use super::super::effects::{Cause, EffectError, OpenHandoff};
+use super::super::handoff::HandoffError;
 use super::super::plan::{Reach, Step, Wanted};
+use super::super::steps::Sight;
 use super::super::worker::{WorkerId, WorkerState};
 use super::Keeper;
+use crate::primitives::MiB;
 
 impl Keeper {
     /// Does what a person has ordered.
@@ -26,7 +29,11 @@ impl Keeper {
             return Err(LeaseError::NoSuchWorker(worker));
         }
         match order {
-            Order::Unload(_) => self.alone(Step::Unload(worker.clone()), Cause::Order).await?,
+            Order::Unload(_) => self.unload(&worker).await?,
+            Order::Start(_) if !self.book.entries[&worker].spec.abilities.process => {
+                let why = format!("{}: {}", Step::Start(worker.clone()), EffectError::Unsupported);
+                return Err(HandoffError::OutOfOrder { worker, why }.into());
+            }
             Order::Cleanup(_) => self.alone(Step::Cleanup(worker.clone()), Cause::Order).await?,
             Order::Stop(_) | Order::Restart(_) => {
                 self.alone(Step::Stop(worker.clone()), Cause::Order).await?;
@@ -45,6 +52,30 @@ impl Keeper {
                 }
             }
             Order::Look | Order::Cleanup(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn unload(&mut self, worker: &WorkerId) -> Result<(), LeaseError> {
+        let was = self.book.state(worker);
+        let before = self.look().await;
+        self.alone(Step::Unload(worker.clone()), Cause::Order).await?;
+        let (Some(before), Sight::Seen(after)) = (before.reading(), self.look().await) else { return Ok(()) };
+        // Of one of whom nothing was known a hand-off has to believe that it had gone before. A person
+        // would rather hear that everything is as it was.
+        let amounts = self.book.ledger.amounts(worker);
+        let unmoved = before.used().saturating_sub(after.used()).0 * 2 < amounts.moves().0;
+        let others = self.book.all().filter(|entry| entry.spec.id != *worker);
+        let others: MiB = others.map(|entry| self.book.ledger.amounts(&entry.spec.id).resident).sum();
+        let room =
+            after.used().saturating_sub(others).0 * 2 >= amounts.context.saturating_add(amounts.resident).0;
+        if was == WorkerState::Unknown && after.held_by(worker).is_none() && unmoved && room {
+            self.book.enter(worker, WorkerState::Unknown, self.now());
+            let why = format!(
+                "it said it was done, and {} are in use as before: it held none of it, or did nothing",
+                after.used()
+            );
+            return Err(HandoffError::OutOfOrder { worker: worker.clone(), why }.into());
         }
         Ok(())
     }
