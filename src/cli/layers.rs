@@ -184,6 +184,28 @@ impl LayerArgs {
         load(&inputs)
     }
 
+    /// Whether any setting was given.
+    pub fn has_settings(&self) -> bool {
+        let Self {
+            config,
+            set,
+            wallet_path,
+            wallet_name,
+            wallet_hotkey,
+            wallet_password_file,
+            netuid,
+            subtensor_network,
+            generation_endpoint,
+            ..
+        } = self;
+        let texts =
+            [wallet_path, wallet_name, wallet_hotkey, wallet_password_file, netuid, subtensor_network];
+        config.is_some()
+            || !set.is_empty()
+            || !generation_endpoint.is_empty()
+            || texts.into_iter().any(Option::is_some)
+    }
+
     /// Says once which flags do nothing.
     pub fn warn_of_idle_flags(&self) {
         let idle = self.idle.given();

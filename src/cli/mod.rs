@@ -117,7 +117,7 @@ pub fn main() -> ExitStatus {
     let Cli { layers, task, command } = Cli::parse();
     let result = match command {
         Some(Command::Run(args)) => run::run(&layers, &args),
-        Some(Command::Simulate(args)) => simulate::run(&args),
+        Some(Command::Simulate(args)) => simulate::run(&layers, &args),
         Some(Command::Devnet(args)) => devnet::run(&layers, &args),
         Some(Command::Status(args)) => status::run(&layers, &args),
         Some(Command::Doctor(args)) => doctor::run(&layers, &args),

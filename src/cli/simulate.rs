@@ -13,6 +13,7 @@ use tracing::level_filters::LevelFilter;
 mod card;
 
 use super::ExitStatus;
+use super::layers::LayerArgs;
 use super::run::runtime;
 use super::stop::StopSignals;
 use crate::devnet::rules::ValidatorRules;
@@ -73,7 +74,7 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = humantime::parse_duration)]
     remote_scoring: Duration,
     /// Seconds by which the validators' clocks are ahead, such as -3.7,0.7,60; repeated for further ones
-    #[arg(long, value_name = "LIST", value_delimiter = ',', allow_hyphen_values = true)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', allow_hyphen_values = true, value_parser = ahead)]
     clock_ahead: Vec<f64>,
     /// Hours that are counted
     #[arg(long, value_name = "N", default_value_t = 36.0, value_parser = hours)]
@@ -123,6 +124,11 @@ enum UnscoredArg {
 fn share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
     if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("expected 0 to 1".into()) }
+}
+
+fn ahead(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if seconds.abs() <= 86_400.0 { Ok(seconds) } else { Err("expected a day at most".into()) }
 }
 
 fn hours(text: &str) -> Result<f64, String> {
@@ -179,7 +185,11 @@ impl SimulateArgs {
     }
 }
 
-pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitStatus> {
+pub fn run(layers: &LayerArgs, args: &SimulateArgs) -> anyhow::Result<ExitStatus> {
+    if layers.has_settings() {
+        eprintln!("error: a simulation takes no settings: it has flags of its own, see `simulate --help`");
+        return Ok(ExitStatus::Usage);
+    }
     let scenario = args.scenario();
     let cells: Vec<Scenario> = match (args.card, args.validators) {
         (Some(_), None) => [4, 8, 12].map(|validators| Scenario { validators, ..scenario.clone() }).into(),

@@ -1,6 +1,6 @@
 //! What the loop gives out: answers to send, tasks to cards, pulls to lanes. Nothing here awaits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,9 @@ use super::subnet::{Standing, Subnet};
 use super::{Candidates, UnscoredPolicy};
 use crate::primitives::{Hotkey, SourceId, UnixTime};
 use crate::store::TaskRecord;
+
+/// A lane answers once in five minutes, and that takes five seconds: one permit serves so many, and more.
+const LANES_PER_SUBMISSION: usize = 32;
 
 /// Between two looks at a generator that is gone.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -52,32 +55,45 @@ impl Miner {
         self.tell_cards();
     }
 
-    /// Answers that go out again have half of the permits at most: validators that never reply would
-    /// hold all of them, and with them everybody else's first answers.
+    /// Answers that go out again have half of the permits at most, and one validator of several a quarter:
+    /// validators that never reply would hold all of them, and with them everybody else's first answers.
     fn send_answers(&mut self) {
         let now = self.tools.clock.instant();
         let due: Vec<LaneNo> = self.answers.range(..=(now, LaneNo(u32::MAX))).map(|(_, no)| *no).collect();
         if due.is_empty() {
             return;
         }
-        let most = self.tools.settings.max_submissions;
+        let most = self.tools.settings.max_submissions.max(self.lanes.len() / LANES_PER_SUBMISSION);
         let is_again =
             |lanes: &BTreeMap<LaneNo, Lane>, no: &LaneNo| lanes.get(no).is_some_and(|lane| lane.tries() > 0);
         let sending = self.running.values().filter_map(|running| match &running.job {
             Job::Answer(no) => Some(no),
             _ => None,
         });
-        let mut again = sending.filter(|no| is_again(&self.lanes, no)).count();
+        let mut again = 0;
+        let mut by_source: HashMap<SourceId, usize> = HashMap::new();
+        for no in sending {
+            again += usize::from(is_again(&self.lanes, no));
+            if let Some(lane) = self.lanes.get(no) {
+                *by_source.entry(lane.key.source).or_default() += 1;
+            }
+        }
+        let mut sources = self.lanes.values().map(|lane| lane.key.source);
+        let first = sources.next();
+        let several = sources.any(|source| Some(source) != first);
+        let most_each = if several { (most / 4).max(2).min(most) } else { most };
         for no in due {
             if self.answering >= most {
                 return;
             }
-            if is_again(&self.lanes, &no) {
-                if again >= most.div_ceil(2) {
-                    continue;
-                }
-                again += 1;
+            let Some(source) = self.lanes.get(&no).map(|lane| lane.key.source) else { continue };
+            let under_way = by_source.entry(source).or_default();
+            let is_again = is_again(&self.lanes, &no);
+            if *under_way >= most_each || (is_again && again >= most.div_ceil(2)) {
+                continue;
             }
+            *under_way += 1;
+            again += usize::from(is_again);
             self.send_answer(no);
         }
     }

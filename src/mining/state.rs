@@ -83,7 +83,7 @@ pub enum Step {
 impl TaskState {
     /// The state of a task newly pulled: some can only be declined.
     pub fn new(task: &TaskRecord, can_make: impl Fn(&Prompt) -> bool, settings: &Settings) -> Self {
-        match reason_to_decline(&task.prompt, can_make, settings) {
+        match reason_to_decline(task, can_make, settings) {
             Some(reason) => Self::answering(Answer::Empty(reason)),
             None => Self::Open(Tries::default()),
         }
@@ -182,12 +182,20 @@ impl TaskState {
     }
 }
 
+/// No score is higher: 0.75 of quality, 0.2 of alignment, which is at most 1 / 0.35, and 0.05 of the rest
+/// (rules.md R7).
+const HIGHEST_SCORE: f64 = 0.75 + 0.2 / 0.35 + 0.05;
+
 /// What cannot be answered with a result is declined before any GPU time is spent on it.
 fn reason_to_decline(
-    prompt: &Prompt,
+    task: &TaskRecord,
     can_make: impl Fn(&Prompt) -> bool,
     settings: &Settings,
 ) -> Option<String> {
+    let prompt = &task.prompt;
+    if task.threshold.get() > HIGHEST_SCORE {
+        return Some(format!("no result reaches a threshold of {}", task.threshold));
+    }
     if let Prompt::Text(text) = prompt {
         let chars = text.chars().count();
         if chars > settings.max_prompt_chars {
@@ -420,6 +428,11 @@ pub(super) mod tests {
         assert!(declined(Prompt::Other("x".into())));
         assert!(declined(Prompt::Text("é".repeat(1_025).into())));
         assert!(!declined(Prompt::Text("é".repeat(1_024).into())));
+        let unreachable = TaskRecord { threshold: score(1.5), ..task(Prompt::Text("x".into())) };
+        assert!(matches!(
+            TaskState::new(&unreachable, text_only, &settings()),
+            TaskState::Answering { answer: Answer::Empty(_), .. }
+        ));
     }
 
     #[test]

@@ -51,7 +51,6 @@ fn lines(scenario: &Scenario) -> String {
     if let Some(retries) = scenario.max_retries {
         let _ = writeln!(text, "max_retries = {retries}");
     }
-    let _ = writeln!(text, "[mining]\nmax_submissions = 256");
     let workers = Stage::workers_of(0);
     for role in ["generator", "scorer"] {
         let _ = writeln!(
