@@ -3,6 +3,8 @@
 
 #[path = "support/dev_workers.rs"]
 mod dev_workers;
+#[path = "support/nvml.rs"]
+mod nvml;
 #[path = "support/program.rs"]
 mod program;
 
@@ -12,12 +14,15 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use dev_workers::{DevCard, DevProcess};
+use dev_workers::{DevCard, DevProcess, UUID};
+use nvml::StandIn;
 use program::{Program, miner};
 use serde_json::Value;
 use sn17_miner::api::{WorkersStatus, socket_path};
+use sn17_miner::app::card_lock_name;
 use sn17_miner::devnet::card::CardState;
-use sn17_miner::primitives::MiB;
+use sn17_miner::primitives::{CardId, MiB};
+use sn17_miner::store::ProcessLock;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -270,4 +275,34 @@ async fn a_second_signal_does_not_wait() {
     tokio::time::timeout(PATIENCE, told).await.expect("it says what a second signal does");
     command.terminate();
     assert_eq!(command.finish(PATIENCE).status.code(), Some(1));
+}
+
+/// `auto` and a UUID may be the same card. Whoever has it keeps it, whatever the other calls it.
+#[test]
+fn a_card_is_locked_by_its_own_name_where_the_driver_tells() {
+    let Some(driver) =
+        StandIn::new(&format!("card {UUID}\nname Stand-in\ntotal 25769803776\nfree 25769803776\n"))
+    else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let _shared = Shared::open(dir.path());
+    let card = CardId { host: "localhost".into(), uuid: UUID.into() };
+    let runtime = dir.path().join("sn17-miner");
+    let held = ProcessLock::take(&runtime, &card_lock_name(&card), "the card").unwrap();
+    let ask =
+        |args: &[&str]| miner(dir.path(), args).env("LD_LIBRARY_PATH", driver.folder()).output().unwrap();
+    let refused = ask(&["workers", "ps"]);
+    assert_eq!(refused.status.code(), Some(75), "{}", said(&refused.stdout));
+    assert!(said(&refused.stderr).contains(&format!("card {UUID}")), "{}", said(&refused.stderr));
+    let lock = |report: &Output| {
+        let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap().clone();
+        checks.into_iter().find(|check| check["check"] == "lock" && check["subject"] == "card").unwrap()
+    };
+    let told = lock(&ask(&["doctor", "--json"]));
+    assert_eq!(told["verdict"], "warn", "{told}");
+    drop(held);
+    assert_eq!(ask(&["workers", "ps"]).status.code(), Some(0));
+    assert_eq!(lock(&ask(&["doctor", "--json"]))["verdict"], "pass");
 }

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{AppError, CardPeers, Transports, card_id};
+use super::{AppError, CardPeers, DRIVER, Transports, card_id};
 use crate::clock::Clock;
 use crate::config::{ConfigError, ConfigErrors, GpuSettings, Origin, ProbeChoice, Settings, WorkerSettings};
 use crate::gpu::probe::{ByDialect, FirstOf, NvmlLibrary, ProbeError, VramProbe};
@@ -29,9 +29,6 @@ use crate::workers::{
     Detection, Enhancer, EnhancerSettings, Generator, GeneratorSettings, MemoryControl, MemoryDialect,
     MemorySettings, MemoryTimeouts, Premises, Scorer, ScorerSettings, Sight, WorkerProcess, detect,
 };
-
-/// Longest wait for the driver.
-const DRIVER: Duration = Duration::from_secs(2);
 
 /// The arbiter has budgets of its own, learned; these only end what nobody waits for any more.
 const TIMEOUTS: MemoryTimeouts = MemoryTimeouts {
