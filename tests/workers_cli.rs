@@ -277,6 +277,40 @@ async fn a_second_signal_does_not_wait() {
     assert_eq!(command.finish(PATIENCE).status.code(), Some(1));
 }
 
+/// Each answers where the other is said to be: neither is taken for the other, and what is ordered of one
+/// is not done to the other.
+#[test]
+fn a_worker_at_the_port_of_another_is_told_of_and_told_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::open(dir.path());
+    let file = dir.path().join("config.toml");
+    let (main, judge) = (shared._main.address.to_string(), shared._judge.address.to_string());
+    let swapped = std::fs::read_to_string(&file).unwrap();
+    let swapped = swapped.replace(&main, "ELSEWHERE").replace(&judge, &main).replace("ELSEWHERE", &judge);
+    let swapped = swapped.replace("\"none\"", "\"auto\"").replace("\"three-gen\"", "\"auto\"");
+    std::fs::write(&file, swapped).unwrap();
+
+    let health = json(&workers(dir.path(), &["health", "--json"]), 1);
+    for (line, misfit, other) in [(0, "not as a generator", "judge"), (1, "not as a scorer", "main")] {
+        assert_eq!(health[line]["available"], false, "{health}");
+        let mistake = health[line]["mistake"].as_str().unwrap();
+        let swap = format!("it answers where `{other}` is said to be");
+        assert!(mistake.contains(misfit) && mistake.ends_with(&swap), "{mistake}");
+    }
+    let table = workers(dir.path(), &["health", "main"]);
+    assert_eq!(table.status.code(), Some(1));
+    assert!(said(&table.stdout).contains("MISPLACED    `main` is said to be at"), "{}", said(&table.stdout));
+
+    let unloaded = workers(dir.path(), &["unload", "main"]);
+    let told = said(&unloaded.stderr);
+    assert_eq!(unloaded.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("Another server is there than the worker") && told.contains("worker_down"),
+        "{told}"
+    );
+    assert_eq!(shared.held("judge"), MiB(4_813), "the scorer was unloaded in the name of the generator");
+}
+
 /// `auto` and a UUID may be the same card. Whoever has it keeps it, whatever the other calls it.
 #[test]
 fn a_card_is_locked_by_its_own_name_where_the_driver_tells() {

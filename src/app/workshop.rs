@@ -26,8 +26,9 @@ use crate::primitives::{CardId, MiB};
 use crate::splat::SpzEncoder;
 use crate::store::Store;
 use crate::workers::{
-    Detection, Enhancer, EnhancerSettings, Generator, GeneratorSettings, MemoryControl, MemoryDialect,
-    MemorySettings, MemoryTimeouts, Premises, Scorer, ScorerSettings, Sight, WorkerProcess, detect,
+    Detected, Detection, Enhancer, EnhancerSettings, Expected, Generator, GeneratorSettings, MemoryControl,
+    MemoryDialect, MemorySettings, MemoryTimeouts, Premises, Scorer, ScorerSettings, Server, Sight,
+    WorkerProcess, detect,
 };
 
 /// The arbiter has budgets of its own, learned; these only end what nobody waits for any more.
@@ -370,6 +371,14 @@ async fn look_at(worker: &WorkerSettings, around: &Surroundings<'_>) -> (MemoryD
             if !found.health.is_available() {
                 tracing::error!(alarm = "worker_down", worker = name, "A worker runs without its card");
             }
+            if let Some(misfit) = is_another(worker, found) {
+                tracing::error!(
+                    alarm = "worker_down", worker = name, %endpoint,
+                    "Another server is there than the worker: it answers as {detection}, {misfit}; correct its url"
+                );
+                // Verbs that are named are the user's word for what is there.
+                return (otherwise(), false);
+            }
             (
                 worker.memory.clone().or_else(|| found.memory.clone()).unwrap_or_else(otherwise),
                 found.drives.is_some(),
@@ -382,6 +391,17 @@ async fn look_at(worker: &WorkerSettings, around: &Surroundings<'_>) -> (MemoryD
             (otherwise(), false)
         }
     }
+}
+
+/// What shows that a server is not this worker, whose verbs it would be told.
+fn is_another(worker: &WorkerSettings, found: &Detected) -> Option<String> {
+    // Those that are known by their verbs or their health alone may make splats as well.
+    let tells_little =
+        matches!(found.server, Server::MemoryWorker | Server::HandoffShim | Server::HealthService);
+    if tells_little && worker.role == Tenant::Generator {
+        return None;
+    }
+    found.fits(&Expected::role(worker.expected().role)).err()
 }
 
 /// The driver's id of a card and its size; nothing where the driver is not to be asked or is not there.
