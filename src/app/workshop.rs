@@ -320,6 +320,8 @@ async fn staff(
         specs.push(spec);
         hands.insert(WorkerId::new(&worker.name), hand);
     }
+    // Where the user wants to have it seen by the workers, nothing else will do.
+    let by_ledger = gpu.probe == ProbeChoice::Auto && driver.is_none() && gpu.sharing.limit.is_some();
     let probe = sources(gpu, nvml, driver, controls, limit);
     if probe.is_none() && gpu.sharing.limit.is_none() {
         tracing::warn!(
@@ -327,7 +329,7 @@ async fn staff(
             "Nothing tells how large the card is, so that nothing is moved: set its limit under [[gpus]]"
         );
     }
-    let share = Share { limit: gpu.sharing.limit, margin: gpu.sharing.margin };
+    let share = Share { limit: gpu.sharing.limit, margin: gpu.sharing.margin, by_ledger };
     let effects = Arc::new(Crew::new(probe, share, hands, around.clock));
     let log = Arc::clone(&around.journal);
     Ok(Some((Household { settings: gpu.sharing.clone(), workers: specs, effects, log }, processes)))
