@@ -18,6 +18,7 @@ use crate::chain::{ChainClient, ChainHandle, Follower, Jitter, Link};
 use crate::clock::Clock;
 use crate::config::{ConfigErrors, GpuSettings, Settings};
 use crate::dendrite::{AxonAddress, Dendrite};
+use crate::gpu::probe::NvmlLibrary;
 use crate::gpu::{Arbiter, HandoffId, HandoffLog, Household, LeaseError, OpenHandoff};
 use crate::mining::{
     Admission, Budget, Finish, Member, Miner, MinerError, SeedSource, Setup, Snapshot, Subnet, Tally,
@@ -30,6 +31,9 @@ use crate::wallet::HotkeyPair;
 
 pub use journal::Journal;
 pub use workshop::{Purpose, Surroundings, Workshop, bench};
+
+/// Longest wait for the driver.
+const DRIVER: Duration = Duration::from_secs(2);
 
 /// What the agent runs against. The binary assembles a real one, a test another; nothing below asks
 /// which it is.
@@ -208,7 +212,7 @@ pub fn card_id(gpu: &GpuSettings) -> CardId {
     CardId { host: "localhost".into(), uuid: gpu.uuid.clone() }
 }
 
-/// The locks of all cards, by their names.
+/// The locks of all cards. Blocking, for the driver's answer: there is nothing else to do yet.
 ///
 /// # Errors
 /// When another process uses one.
@@ -216,7 +220,22 @@ pub fn lock_cards(settings: &Settings) -> Result<Vec<ProcessLock>, LockError> {
     let lock = |card: CardId| {
         ProcessLock::take(&runtime_dir(), &card_lock_name(&card), &format!("card {}", card.uuid))
     };
-    settings.gpus.iter().map(card_id).map(lock).collect()
+    cards_to_lock(settings).into_iter().map(lock).collect()
+}
+
+/// The cards of the configuration by the names under which they are locked: where the driver answers by
+/// its own, for one card has several in configurations (`auto`, capitals). Blocking.
+pub fn cards_to_lock(settings: &Settings) -> Vec<CardId> {
+    let listed = NvmlLibrary::new(None, DRIVER).list_cards_now().ok();
+    let resolved = |gpu: &GpuSettings| {
+        let card = card_id(gpu);
+        match listed.as_ref().and_then(|listed| listed.named(&gpu.uuid).ok()) {
+            Some(known) => CardId { uuid: known.uuid.clone(), ..card },
+            None => card,
+        }
+    };
+    // Two entries of one card lock each other out, as they should.
+    settings.gpus.iter().map(resolved).collect()
 }
 
 /// Name of a card's lock in the runtime directory.

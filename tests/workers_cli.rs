@@ -3,6 +3,8 @@
 
 #[path = "support/dev_workers.rs"]
 mod dev_workers;
+#[path = "support/nvml.rs"]
+mod nvml;
 #[path = "support/program.rs"]
 mod program;
 
@@ -12,12 +14,15 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use dev_workers::{DevCard, DevProcess};
+use dev_workers::{DevCard, DevProcess, UUID};
+use nvml::StandIn;
 use program::{Program, miner};
 use serde_json::Value;
 use sn17_miner::api::{WorkersStatus, socket_path};
+use sn17_miner::app::card_lock_name;
 use sn17_miner::devnet::card::{CardState, Event, What};
-use sn17_miner::primitives::MiB;
+use sn17_miner::primitives::{CardId, MiB};
+use sn17_miner::store::ProcessLock;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -328,4 +333,68 @@ fn the_least_that_was_free_is_seen_while_the_generator_works() {
     let test = json(&workers(dir.path(), &["handoff-test", "--json"]), 0);
     let least = test["rounds"][0]["least_free_mib"].as_u64().unwrap();
     assert_eq!(least, 24_576 - 20_070 - 400, "{test}");
+}
+
+/// Each answers where the other is said to be: neither is taken for the other, and what is ordered of one
+/// is not done to the other.
+#[test]
+fn a_worker_at_the_port_of_another_is_told_of_and_told_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Shared::open(dir.path());
+    let file = dir.path().join("config.toml");
+    let (main, judge) = (shared._main.address.to_string(), shared._judge.address.to_string());
+    let swapped = std::fs::read_to_string(&file).unwrap();
+    let swapped = swapped.replace(&main, "ELSEWHERE").replace(&judge, &main).replace("ELSEWHERE", &judge);
+    let swapped = swapped.replace("\"none\"", "\"auto\"").replace("\"three-gen\"", "\"auto\"");
+    std::fs::write(&file, swapped).unwrap();
+
+    let health = json(&workers(dir.path(), &["health", "--json"]), 1);
+    for (line, misfit, other) in [(0, "not as a generator", "judge"), (1, "not as a scorer", "main")] {
+        assert_eq!(health[line]["available"], false, "{health}");
+        let mistake = health[line]["mistake"].as_str().unwrap();
+        let swap = format!("it answers where `{other}` is said to be");
+        assert!(mistake.contains(misfit) && mistake.ends_with(&swap), "{mistake}");
+    }
+    let table = workers(dir.path(), &["health", "main"]);
+    assert_eq!(table.status.code(), Some(1));
+    assert!(said(&table.stdout).contains("MISPLACED    `main` is said to be at"), "{}", said(&table.stdout));
+
+    let unloaded = workers(dir.path(), &["unload", "main"]);
+    let told = said(&unloaded.stderr);
+    assert_eq!(unloaded.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("Another server is there than the worker") && told.contains("worker_down"),
+        "{told}"
+    );
+    assert_eq!(shared.held("judge"), MiB(4_813), "the scorer was unloaded in the name of the generator");
+}
+
+/// `auto` and a UUID may be the same card. Whoever has it keeps it, whatever the other calls it.
+#[test]
+fn a_card_is_locked_by_its_own_name_where_the_driver_tells() {
+    let Some(driver) =
+        StandIn::new(&format!("card {UUID}\nname Stand-in\ntotal 25769803776\nfree 25769803776\n"))
+    else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let _shared = Shared::open(dir.path());
+    let card = CardId { host: "localhost".into(), uuid: UUID.into() };
+    let runtime = dir.path().join("sn17-miner");
+    let held = ProcessLock::take(&runtime, &card_lock_name(&card), "the card").unwrap();
+    let ask =
+        |args: &[&str]| miner(dir.path(), args).env("LD_LIBRARY_PATH", driver.folder()).output().unwrap();
+    let refused = ask(&["workers", "ps"]);
+    assert_eq!(refused.status.code(), Some(75), "{}", said(&refused.stdout));
+    assert!(said(&refused.stderr).contains(&format!("card {UUID}")), "{}", said(&refused.stderr));
+    let lock = |report: &Output| {
+        let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap().clone();
+        checks.into_iter().find(|check| check["check"] == "lock" && check["subject"] == "card").unwrap()
+    };
+    let told = lock(&ask(&["doctor", "--json"]));
+    assert_eq!(told["verdict"], "warn", "{told}");
+    drop(held);
+    assert_eq!(ask(&["workers", "ps"]).status.code(), Some(0));
+    assert_eq!(lock(&ask(&["doctor", "--json"]))["verdict"], "pass");
 }

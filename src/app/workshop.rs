@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{AppError, CardPeers, Transports, card_id};
+use super::{AppError, CardPeers, DRIVER, Transports, card_id};
 use crate::clock::Clock;
 use crate::config::{ConfigError, ConfigErrors, GpuSettings, Origin, ProbeChoice, Settings, WorkerSettings};
 use crate::gpu::probe::{ByDialect, FirstOf, NvmlLibrary, ProbeError, VramProbe};
@@ -26,12 +26,10 @@ use crate::primitives::{CardId, MiB};
 use crate::splat::SpzEncoder;
 use crate::store::Store;
 use crate::workers::{
-    Detection, Enhancer, EnhancerSettings, Generator, GeneratorSettings, MemoryControl, MemoryDialect,
-    MemorySettings, MemoryTimeouts, Premises, Scorer, ScorerSettings, Sight, WorkerProcess, detect,
+    Detected, Detection, Enhancer, EnhancerSettings, Expected, Generator, GeneratorSettings, MemoryControl,
+    MemoryDialect, MemorySettings, MemoryTimeouts, Premises, Scorer, ScorerSettings, Server, Sight,
+    WorkerProcess, detect,
 };
-
-/// Longest wait for the driver.
-const DRIVER: Duration = Duration::from_secs(2);
 
 /// The arbiter has budgets of its own, learned; these only end what nobody waits for any more.
 const TIMEOUTS: MemoryTimeouts = MemoryTimeouts {
@@ -336,6 +334,8 @@ async fn staff(
         specs.push(spec);
         hands.insert(WorkerId::new(&worker.name), hand);
     }
+    // Where the user wants to have it seen by the workers, nothing else will do.
+    let by_ledger = gpu.probe == ProbeChoice::Auto && driver.is_none() && gpu.sharing.limit.is_some();
     let probe = sources(gpu, nvml, driver, controls, limit);
     if probe.is_none() && gpu.sharing.limit.is_none() {
         tracing::warn!(
@@ -343,7 +343,7 @@ async fn staff(
             "Nothing tells how large the card is, so that nothing is moved: set its limit under [[gpus]]"
         );
     }
-    let share = Share { limit: gpu.sharing.limit, margin: gpu.sharing.margin };
+    let share = Share { limit: gpu.sharing.limit, margin: gpu.sharing.margin, by_ledger };
     let effects = Arc::new(Crew::new(probe, share, hands, around.clock));
     let log = Arc::clone(&around.journal);
     let settings = gpu::Settings { restores: around.purpose == Purpose::Mining, ..gpu.sharing.clone() };
@@ -388,6 +388,14 @@ async fn look_at(worker: &WorkerSettings, around: &Surroundings<'_>) -> (MemoryD
             if !found.health.is_available() {
                 tracing::error!(alarm = "worker_down", worker = name, "A worker runs without its card");
             }
+            if let Some(misfit) = is_another(worker, found) {
+                tracing::error!(
+                    alarm = "worker_down", worker = name, %endpoint,
+                    "Another server is there than the worker: it answers as {detection}, {misfit}; correct its url"
+                );
+                // Verbs that are named are the user's word for what is there.
+                return (otherwise(), false);
+            }
             (
                 worker.memory.clone().or_else(|| found.memory.clone()).unwrap_or_else(otherwise),
                 found.drives.is_some(),
@@ -400,6 +408,17 @@ async fn look_at(worker: &WorkerSettings, around: &Surroundings<'_>) -> (MemoryD
             (otherwise(), false)
         }
     }
+}
+
+/// What shows that a server is not this worker, whose verbs it would be told.
+fn is_another(worker: &WorkerSettings, found: &Detected) -> Option<String> {
+    // Those that are known by their verbs or their health alone may make splats as well.
+    let tells_little =
+        matches!(found.server, Server::MemoryWorker | Server::HandoffShim | Server::HealthService);
+    if tells_little && worker.role == Tenant::Generator {
+        return None;
+    }
+    found.fits(&Expected::role(worker.expected().role)).err()
 }
 
 /// The driver's id of a card and its size; nothing where the driver is not to be asked or is not there.

@@ -107,10 +107,11 @@ async fn examine(loaded: &Loaded, clock: Clock) -> anyhow::Result<Report> {
     };
     let data = kept_data(&settings)?;
 
-    let wallet = {
+    let (wallet, cards) = {
         let settings = settings.clone();
-        // argon2 takes seconds of one core.
-        tokio::task::spawn_blocking(move || local::wallet(&settings)).await.context("look at the wallet")?
+        // argon2 takes seconds of one core, and a driver that hangs as long.
+        let look = move || (local::wallet(&settings), local::cards(&settings));
+        tokio::task::spawn_blocking(look).await.context("look at the wallet")?
     };
     let devnet = match wallet.hotkey {
         Some(hotkey) => start_devnet(&settings, vec![hotkey], clock).await?,
@@ -127,7 +128,7 @@ async fn examine(loaded: &Loaded, clock: Clock) -> anyhow::Result<Report> {
         peers::generators(&settings, &places, clock),
         peers::scorers(&settings, &places, clock),
         cards::cards_and_workers(&settings, clock),
-        local::agent(&settings, data.as_deref(), wallet.hotkey.as_ref(), &clock),
+        local::agent(&settings, data.as_deref(), wallet.hotkey.as_ref(), &cards, &clock),
         codec,
     );
 

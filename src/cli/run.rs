@@ -129,7 +129,7 @@ async fn mine(settings: Settings, budget: Budget, clock: Clock) -> anyhow::Resul
             ExitStatus::Unavailable
         }
         Finish::NoGenerator => {
-            tracing::warn!("The generator is not reachable");
+            tracing::warn!("Nothing can be made on any card now");
             ExitStatus::Unavailable
         }
     })

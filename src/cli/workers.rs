@@ -217,14 +217,16 @@ async fn ask_health(settings: &Settings, clock: Clock, args: &Health) -> anyhow:
         bail!("no worker {name} in the configuration; there are: {}", known.join(", "));
     }
     let wanted = |name: &str| args.worker.as_deref().is_none_or(|one| one == name);
-    let mut found = Vec::new();
+    let (mut found, mut placed) = (Vec::new(), Vec::new());
     for worker in workers.iter().filter(|worker| wanted(&worker.name)) {
         let detection = match &worker.endpoint {
             Some(endpoint) => Some(detect(endpoint, &desk::transport(settings)?, &clock).await),
             None => None,
         };
         found.push(show::HealthLine::new(worker, detection.as_ref()));
+        placed.extend(show::placed(settings, worker, detection));
     }
+    show::mark_mistakes(&mut found, &placed);
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &found)?;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::effects::OpenHandoff;
+use super::effects::{EffectError, Effects, OpenHandoff};
 use super::handoff::HandoffError;
 use super::household::{Household, Settings};
 use super::keeper::{Ask, Ears, Keeper, Waiter};
@@ -21,6 +21,9 @@ use crate::primitives::{CardId, UnixTime};
 
 /// Requests that may wait to be looked at; the next ones wait to be put there, in their order.
 const INBOX: usize = 64;
+
+/// No look at a card takes longer.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What a card is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,6 +193,8 @@ pub struct Arbiter {
     inbox: mpsc::Sender<Waiter>,
     forecast: watch::Sender<Option<(Instant, Forecast)>>,
     shared: Arc<Shared>,
+    /// `None`: nothing is ever moved.
+    effects: Option<Arc<dyn Effects>>,
     stop: CancellationToken,
     keeper: Arc<Mutex<JoinSet<()>>>,
 }
@@ -226,12 +231,14 @@ impl Arbiter {
         let shared = Arc::new(Shared { times: Mutex::default(), view });
         let stop = CancellationToken::new();
         let (mode, batch) = (settings.mode, settings.batch);
+        let effects = household.as_ref().filter(|_| mode != Mode::Off);
+        let effects = effects.map(|household| Arc::clone(&household.effects));
         let ears = Ears { inbox: asked, forecast: heard, stop: stop.clone() };
         let keeper = Keeper::new(card.clone(), clock, settings, household, Arc::clone(&shared), ears);
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
         let keeper = Arc::new(Mutex::new(tasks));
-        Self { card, clock, mode, batch, inbox, forecast, shared, stop, keeper }
+        Self { card, clock, mode, batch, inbox, forecast, shared, effects, stop, keeper }
     }
 
     pub fn card(&self) -> &CardId {
@@ -317,12 +324,46 @@ impl Arbiter {
 
     /// Whether a lease of this kind has a chance: nothing that it needs is out of order or overdue.
     pub fn is_usable(&self, tenant: Tenant) -> bool {
+        self.obstacle(tenant).is_none()
+    }
+
+    /// What stands in the way of a lease of this kind, by what is known without a look.
+    pub fn obstacle(&self, tenant: Tenant) -> Option<LeaseError> {
         let view = self.shared.view.borrow();
-        let in_order =
-            |state: &WorkerState| !matches!(state, WorkerState::Failed { .. } | WorkerState::Overdue { .. });
-        let mut own = view.workers.iter().filter(|worker| worker.tenant == tenant).peekable();
-        let none_known = own.peek().is_none();
-        !view.is_lost && (none_known || own.any(|worker| in_order(&worker.state)))
+        if view.is_lost {
+            let lost = EffectError::CardLost(self.card.uuid.clone());
+            return Some(HandoffError::Blind(lost).into());
+        }
+        // Whoever it is, nobody else gets the card before that work ends.
+        let is_overdue = |state: &WorkerState| matches!(state, WorkerState::Overdue { .. });
+        if let Some(overdue) = view.workers.iter().find(|worker| is_overdue(&worker.state)) {
+            return Some(LeaseError::Overdue(overdue.worker.clone()));
+        }
+        let mut failed = None;
+        for worker in view.workers.iter().filter(|worker| worker.tenant == tenant) {
+            let WorkerState::Failed { since } = worker.state else { return None };
+            failed.get_or_insert((worker.worker.clone(), since));
+        }
+        let (worker, since) = failed?;
+        let why = format!("it could not be brought in since {since} and is tried again by itself");
+        Some(HandoffError::OutOfOrder { worker, why }.into())
+    }
+
+    /// Looks whether a lease that failed would still fail for that reason: what it needs is out of order,
+    /// or the card cannot be seen. Moves nothing.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub async fn check(&self, tenant: Tenant) -> Result<(), LeaseError> {
+        if let Some(obstacle) = self.obstacle(tenant) {
+            return Err(obstacle);
+        }
+        let Some(effects) = &self.effects else { return Ok(()) };
+        let seen = tokio::time::timeout(LOOK, effects.probe()).await;
+        match seen.unwrap_or(Err(EffectError::TimedOut(LOOK))) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(HandoffError::Blind(error).into()),
+        }
     }
 
     /// Whether a worker of this kind is brought in when it is wanted, however dead its port looks.

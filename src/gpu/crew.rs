@@ -36,6 +36,10 @@ const BUSY: u8 = 5;
 /// A worker may hold so much beyond its share before it is told of.
 const SLACK: MiB = MiB(300);
 
+/// Workers that tell of the card must not have run for so long before the declared figures stand in for
+/// them: one that is restarted loads its models before it listens, and is back by then.
+const STANDS_IN_AFTER: Duration = Duration::from_secs(30);
+
 /// What a worker can be reached by.
 #[derive(Debug)]
 pub struct Hand {
@@ -66,6 +70,17 @@ impl Hand {
 pub struct Share {
     pub limit: Option<MiB>,
     pub margin: MiB,
+    /// The declared figures may stand in where nobody is left who tells of the card.
+    pub by_ledger: bool,
+}
+
+/// Why a card is not seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blindness {
+    /// Those that would tell do not run, since then.
+    Nobody(Instant),
+    /// For so long that the declared figures stand in.
+    StoodIn,
 }
 
 /// See the [module](self).
@@ -78,6 +93,8 @@ pub struct Crew {
     clock: Clock,
     /// Who listens at the ports of those that somebody else runs.
     owners: Mutex<BTreeMap<u16, (Instant, Listener)>>,
+    /// `None`: it was seen, or somebody is there who may tell.
+    blindness: Mutex<Option<Blindness>>,
     /// Those that hold more than they were told to, each told of once.
     greedy: Mutex<BTreeSet<WorkerId>>,
 }
@@ -89,7 +106,8 @@ impl Crew {
         hands: BTreeMap<WorkerId, Hand>,
         clock: Clock,
     ) -> Self {
-        Self { probe, share, hands, clock, owners: Mutex::default(), greedy: Mutex::default() }
+        let (owners, blindness, greedy) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { probe, share, hands, clock, owners, blindness, greedy }
     }
 
     fn hand(&self, worker: &WorkerId) -> Result<&Hand, EffectError> {
@@ -98,7 +116,11 @@ impl Crew {
 
     async fn look(&self) -> Result<Option<Reading>, EffectError> {
         let Some(probe) = &self.probe else { return Ok(None) };
-        let seen = probe.read().await.map_err(blind)?;
+        let seen = probe.read().await;
+        if self.is_stood_in(seen.as_ref().err()) {
+            return Ok(None);
+        }
+        let seen = seen.map_err(blind)?;
         let implausible = |error: super::reading::Implausible| EffectError::Refused(error.to_string());
         let mut reading = Reading::new(seen.total, seen.free).map_err(implausible)?;
         if let Some(percent) = seen.activity {
@@ -111,6 +133,36 @@ impl Crew {
         }
         self.mind_shares(&reading);
         Ok(Some(reading))
+    }
+
+    /// Whether the declared figures stand in for a look that gave this.
+    fn is_stood_in(&self, error: Option<&ProbeError>) -> bool {
+        let mut blindness = self.blindness.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(error) = error.filter(|error| self.share.by_ledger && error.is_nobody()) else {
+            if blindness.take() == Some(Blindness::StoodIn) {
+                tracing::info!("A worker that tells of the card's memory runs again");
+            }
+            return false;
+        };
+        let now = self.clock.instant();
+        match *blindness.get_or_insert(Blindness::Nobody(now)) {
+            Blindness::StoodIn => true,
+            Blindness::Nobody(since) if now - since >= STANDS_IN_AFTER => {
+                *blindness = Some(Blindness::StoodIn);
+                tracing::warn!(
+                    %error,
+                    "Nobody is left who tells of the card's memory; the declared figures stand in until somebody does"
+                );
+                true
+            }
+            Blindness::Nobody(_) => false,
+        }
+    }
+
+    /// Whether the declared figures stand in.
+    fn goes_by_ledger(&self) -> bool {
+        let blindness = self.blindness.lock().unwrap_or_else(PoisonError::into_inner);
+        *blindness == Some(Blindness::StoodIn)
     }
 
     /// Whose each process is; nothing unless that is known of all.
@@ -175,9 +227,18 @@ impl Crew {
     }
 
     async fn verb(&self, worker: &WorkerId, verb: Verb) -> Result<(), EffectError> {
-        let control = &self.hand(worker)?.control;
+        let hand = self.hand(worker)?;
+        let control = &hand.control;
         let answer = match verb {
-            Verb::Unload => control.unload().await,
+            Verb::Unload => match control.unload().await {
+                // One that does not run holds nothing. Where the card is seen, that shows by itself.
+                Err(VerbError::Unreachable(error))
+                    if error.is_refused() && hand.process.is_none() && self.goes_by_ledger() =>
+                {
+                    return Ok(());
+                }
+                answer => answer,
+            },
             Verb::Load => control.load().await,
             Verb::Cleanup => control.cleanup().await,
         };

@@ -100,6 +100,11 @@ pub enum ProbeError {
 }
 
 impl ProbeError {
+    /// Whether it is because the worker that was asked does not run.
+    pub fn is_nobody(&self) -> bool {
+        matches!(self, Self::Worker { error: VerbError::Unreachable(error), .. } if error.is_refused())
+    }
+
     /// Whether the card itself is lost, rather than the view of it.
     pub const fn is_gone(&self) -> bool {
         matches!(self, Self::Gone(_))

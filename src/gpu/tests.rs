@@ -349,6 +349,8 @@ async fn a_worker_that_cannot_be_stopped_keeps_the_card_and_waiters_are_told() {
         let refused = rig.arbiter.lease(Tenant::Scorer).await.unwrap_err();
         assert_eq!(refused, LeaseError::Overdue(GENERATOR.into()));
         assert!(!rig.arbiter.is_usable(Tenant::Generator));
+        // Nor is it of use to those whose own workers are well.
+        assert_eq!(rig.arbiter.obstacle(Tenant::Scorer), Some(LeaseError::Overdue(GENERATOR.into())));
         loop {
             if let Ok(lease) = rig.arbiter.lease(Tenant::Scorer).await {
                 break lease.end(Ending::Done);
@@ -544,4 +546,18 @@ async fn orders_are_carried_out_between_leases() {
     assert!(rig.card.is_loaded(SCORER));
     let unknown = rig.arbiter.order(Order::Stop("flux".into())).await;
     assert_eq!(unknown.unwrap_err(), LeaseError::NoSuchWorker("flux".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whether_a_card_is_seen_again_is_asked_without_moving_anybody() {
+    let rig = Rig::new(Sees::Card);
+    assert_eq!(rig.arbiter.check(Tenant::Generator).await, Ok(()));
+    rig.card.probes_fail(1_000);
+    let refused = rig.arbiter.lease(Tenant::Generator).await.unwrap_err();
+    let blind = rig.arbiter.check(Tenant::Generator).await.unwrap_err();
+    assert_eq!(blind, refused);
+    assert!(matches!(blind, LeaseError::Handoff(HandoffError::Blind(_))), "{blind}");
+    rig.card.probes_fail(0);
+    assert_eq!(rig.arbiter.check(Tenant::Generator).await, Ok(()));
+    assert!(rig.card.calls().is_empty());
 }

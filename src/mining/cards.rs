@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::batches::Outlook;
+use super::make::Away;
 
 /// Position of a card in the setup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,8 +34,9 @@ pub(super) enum CardState {
         turn: Turn,
         since: Instant,
     },
-    /// Its generator refuses connections: nothing is pulled for it.
+    /// Nothing can be made on it, so nothing is pulled for it.
     Gone {
+        why: Away,
         since: Instant,
         /// When it is looked at again; nothing while that goes on.
         look_at: Option<Instant>,

@@ -12,6 +12,7 @@ use super::decide::Terms;
 use super::economy::is_throttle;
 use super::jobs::{self, AnswerOrder, Done, PullOrder};
 use super::lane::{Crew, Errand, Lane, LaneNo};
+use super::make::Away;
 use super::miner::{Budget, Job, Listed, Miner, Running};
 use super::prices::Prices;
 use super::roster::Roster;
@@ -129,31 +130,54 @@ impl Miner {
     fn look_at_gone_cards(&mut self) {
         let now = self.tools.clock.instant();
         for number in 0..self.cards.len() {
-            if let CardState::Gone { look_at: Some(at), since } = self.cards[number].state
-                && at <= now
+            if let CardState::Gone { why, look_at, .. } = &mut self.cards[number].state
+                && look_at.is_some_and(|at| at <= now)
             {
-                self.cards[number].state = CardState::Gone { since, look_at: None };
-                let (tools, card) = (Arc::clone(&self.tools), CardNo(number));
-                self.spawn(Job::Look(card), async move { Done::Looked(card, jobs::look(tools, card).await) });
+                *look_at = None;
+                let (tools, card, was) = (Arc::clone(&self.tools), CardNo(number), why.clone());
+                let look = async move { Done::Looked(card, jobs::look(tools, card, was).await) };
+                self.spawn(Job::Look(card), look);
             }
         }
     }
 
-    /// Takes a card whose generator refuses connections out of use until it is back.
-    pub(super) fn lose_card(&mut self, card: CardNo) {
+    /// Takes a card on which nothing can be made out of use until that is over.
+    pub(super) fn lose_card(&mut self, card: CardNo, why: Away) {
         let now = self.tools.clock.instant();
         let bench = &self.tools.benches[card.0];
-        if !self.cards[card.0].is_gone() {
-            tracing::error!(
-                alarm = "generator_down", worker = bench.generator.name(), endpoint = %bench.generator.endpoint(),
-                "The generator is not reachable, no task is pulled: start it, or correct its url in the configuration"
-            );
-        }
-        let since = match self.cards[card.0].state {
-            CardState::Gone { since, .. } => since,
-            _ => now,
+        let (worker, endpoint) = (bench.generator.name(), bench.generator.endpoint());
+        let (since, known) = match &self.cards[card.0].state {
+            CardState::Gone { since, why: was, .. } => (*since, was.is_like(&why)),
+            _ => (now, false),
         };
-        self.cards[card.0].state = CardState::Gone { since, look_at: Some(now + LOOK_EVERY) };
+        match &why {
+            _ if known => {}
+            Away::Refuses => tracing::error!(
+                alarm = "generator_down", worker, %endpoint,
+                "The generator is not reachable, no task is pulled: start it, or correct its url in the configuration"
+            ),
+            Away::OnCpu => tracing::error!(
+                alarm = "generator_down", worker, %endpoint,
+                "The generator runs without its card (gpu_enabled: false), no task is pulled until its health says otherwise"
+            ),
+            Away::NoCard(error) => tracing::error!(
+                alarm = "card_unusable", card = %bench.arbiter.card(), %error,
+                "The card cannot be had, no task is pulled until it can"
+            ),
+        }
+        self.cards[card.0].state = CardState::Gone { why, since, look_at: Some(now + LOOK_EVERY) };
+    }
+
+    /// Takes a card into use again.
+    pub(super) fn regain_card(&mut self, card: CardNo) {
+        let bench = &self.tools.benches[card.0];
+        match &self.cards[card.0].state {
+            CardState::Gone { why: Away::NoCard(_), .. } => {
+                tracing::info!(card = %bench.arbiter.card(), "The card can be had again");
+            }
+            _ => tracing::info!(worker = bench.generator.name(), "The generator is back"),
+        }
+        self.release(card);
     }
 
     /// Tasks that no card can work on for too long are declined: an open one blocks its validator.
@@ -173,7 +197,11 @@ impl Miner {
             let since = *work.stranded.get_or_insert(now);
             if now.saturating_since(since) >= PATIENCE {
                 let state = std::mem::replace(&mut work.state, TaskState::Open(super::Tries::default()));
-                work.state = state.given_up("no generator is reachable".into());
+                let why = self.cards.iter().find_map(|card| match &card.state {
+                    CardState::Gone { why, .. } => Some(why.reason()),
+                    _ => None,
+                });
+                work.state = state.given_up(why.unwrap_or(Away::Refuses.reason()).into());
                 self.relist(no);
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::{Id, JoinError};
 
-use super::cards::CardNo;
+use super::cards::{CardNo, CardState};
 use super::cooldowns::cooldown_from_reply;
 use super::decide::{Decision, Terms, passes, skips_scoring};
 use super::economy::Pair;
@@ -65,15 +65,8 @@ impl Miner {
                 self.opening = self.opening.saturating_sub(1);
                 self.add_lane(*lane?);
             }
-            Done::Looked(card, reachable) => {
-                if reachable {
-                    let worker = self.tools.benches[card.0].generator.name();
-                    tracing::info!(worker, "The generator is back");
-                    self.release(card);
-                } else {
-                    self.lose_card(card);
-                }
-            }
+            Done::Looked(card, Ok(())) => self.regain_card(card),
+            Done::Looked(card, Err(why)) => self.lose_card(card, why),
             Done::Pruned(Ok(0)) => {}
             Done::Pruned(Ok(removed)) => tracing::debug!(removed, "Old results removed"),
             Done::Pruned(Err(error)) => tracing::warn!(%error, "Old results could not be removed"),
@@ -98,7 +91,10 @@ impl Miner {
                 return;
             }
             Some(Job::Look(card)) => {
-                self.lose_card(card);
+                if let CardState::Gone { why, .. } = &self.cards[card.0].state {
+                    let why = why.clone();
+                    self.lose_card(card, why);
+                }
                 return;
             }
             Some(Job::Prune) | None => return,
@@ -121,7 +117,7 @@ impl Miner {
 
     fn take_pulled(&mut self, no: LaneNo, pulled: Pulled) {
         let Pulled { cooldowns, took, found, doubt } = pulled;
-        if !matches!(found, Found::NoGenerator(_) | Found::Lost) {
+        if !matches!(found, Found::NoGenerator(..) | Found::Lost) {
             self.measures.pulled(took);
         }
         let now = self.tools.clock.now();
@@ -131,7 +127,7 @@ impl Miner {
         lane.errand = Errand::Resting;
         lane.assigned = match found {
             Found::Lost => true,
-            Found::NoGenerator(_) => lane.assigned,
+            Found::NoGenerator(..) => lane.assigned,
             Found::Task { .. } | Found::Foreign | Found::Nothing => false,
         };
         match found {
@@ -143,9 +139,9 @@ impl Miner {
             }
             Found::Foreign => self.notice(member, Sign::ForeignCooldown, source, now),
             Found::Nothing | Found::Lost => {}
-            Found::NoGenerator(card) => {
+            Found::NoGenerator(card, why) => {
                 if self.cards[card.0].is_idle() {
-                    self.lose_card(card);
+                    self.lose_card(card, why);
                 }
             }
         }
@@ -166,8 +162,8 @@ impl Miner {
                 }
             }
             Made::Failed { reason, retryable } => Event::Failed { reason, retryable },
-            Made::Unreachable(reason) => {
-                self.lose_card(card);
+            Made::Unreachable { reason, why } => {
+                self.lose_card(card, why);
                 let Some(Errand::Making(crew)) = self.lanes.get_mut(&no).map(|lane| &mut lane.errand) else {
                     return;
                 };

@@ -8,7 +8,7 @@ use super::Settings;
 use super::cards::CardNo;
 use super::cooldowns::Cooldowns;
 use super::lane::{Lane, LaneNo, OpenWork, WINDOW};
-use super::make::{Bench, MakeError, SeedSource, Unmade, judge, make};
+use super::make::{Away, Bench, MakeError, SeedSource, Unmade, judge, make};
 use super::meaning::{PullMeaning, ReplyMeaning};
 use super::report;
 use super::room::Room;
@@ -60,8 +60,8 @@ pub(super) enum Done {
     Answered(LaneNo, Result<Box<Replied>, StoreError>),
     /// A lane that a source has opened, or that is read again after its job broke.
     Opened(Result<Box<Lane>, StoreError>),
-    /// Whether the generator of a card takes connections.
-    Looked(CardNo, bool),
+    /// Whether a card that was lost can be used again.
+    Looked(CardNo, Result<(), Away>),
     Pruned(Result<usize, StoreError>),
 }
 
@@ -87,8 +87,8 @@ pub(super) enum Found {
     Nothing,
     /// The reply was lost: a task may be assigned.
     Lost,
-    /// Not asked: the generator of this card refuses connections.
-    NoGenerator(CardNo),
+    /// Not asked: nothing can be made on this card.
+    NoGenerator(CardNo, Away),
 }
 
 /// What a generation came to.
@@ -102,8 +102,11 @@ pub(super) enum Made {
         reason: String,
         retryable: bool,
     },
-    /// The generator refuses connections, or its card cannot be had.
-    Unreachable(String),
+    /// Nothing can be made there for now.
+    Unreachable {
+        reason: String,
+        why: Away,
+    },
 }
 
 /// What a submission came to.
@@ -155,9 +158,9 @@ pub(super) async fn pull(tools: Arc<Tools>, order: PullOrder) -> Result<Box<Pull
     let PullOrder { key, source, mut cooldowns, look_at, registered } = order;
     let mut doubt = false;
     if let Some(card) = look_at
-        && !tools.benches[card.0].is_generator_there().await
+        && let Err(why) = tools.benches[card.0].is_ready().await
     {
-        let found = Found::NoGenerator(card);
+        let found = Found::NoGenerator(card, why);
         return Ok(Box::new(Pulled { cooldowns, took: Duration::ZERO, found, doubt }));
     }
     let told = cooldowns.told();
@@ -273,8 +276,12 @@ pub(super) async fn attempt(
             );
             let reason = Untrusted::error(&error.to_string()).to_string();
             return Ok(match error {
-                MakeError::Generate(GenerateError::Unreachable(_)) => Made::Unreachable(reason),
-                MakeError::Card(error) if error.is_retryable() => Made::Unreachable(reason),
+                MakeError::Generate(GenerateError::Unreachable(_)) => {
+                    Made::Unreachable { reason, why: Away::Refuses }
+                }
+                MakeError::Card(error) if error.is_retryable() => {
+                    Made::Unreachable { reason, why: Away::NoCard(error) }
+                }
                 error => Made::Failed { reason, retryable: error.is_retryable() },
             });
         }
@@ -492,10 +499,9 @@ pub(super) async fn open(
     Ok(Box::new(Lane { assigned, last_task, ..lane }))
 }
 
-/// Looks at a generator that is gone until it is back.
-pub(super) async fn look(tools: Arc<Tools>, card: CardNo) -> bool {
-    let bench = &tools.benches[card.0];
-    bench.is_generator_there().await
+/// Looks whether a card that is gone is back.
+pub(super) async fn look(tools: Arc<Tools>, card: CardNo, was: Away) -> Result<(), Away> {
+    tools.benches[card.0].is_back(&was).await
 }
 
 fn local_score(answer: &Answer) -> Option<Score> {

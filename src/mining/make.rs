@@ -13,7 +13,7 @@ use crate::primitives::{LocalId, Prompt, Seed, Untrusted};
 use crate::splat::{Defect, EncodeError, MAX_PAYLOAD_BYTES, PlyError, PlyReader, Spz, SpzEncoder, SpzError};
 use crate::store::{Canary, Spent, Store, StoreError, Verdict};
 use crate::workers::{
-    EnhanceError, Enhancer, GenerateError, Generator, Judgement, ScoreError, Scorer, SplatFormat,
+    EnhanceError, Enhancer, GenerateError, Generator, Judgement, Presence, ScoreError, Scorer, SplatFormat,
 };
 
 /// Fresh seeds and random bits, from the operating system or from a fixed seed.
@@ -96,17 +96,59 @@ impl Muse {
 }
 
 impl Bench {
-    /// Whether a task that is pulled can be made: the card can be had, and somebody listens, or will when
-    /// he is wanted.
-    pub(super) async fn is_generator_there(&self) -> bool {
-        self.arbiter.is_usable(Tenant::Generator)
-            && (self.arbiter.brings(Tenant::Generator) || self.generator.is_reachable().await)
+    /// Whether a task that is pulled can be made: the card can be had, and somebody listens there and
+    /// works on it, or will when he is wanted.
+    pub(super) async fn is_ready(&self) -> Result<(), Away> {
+        if let Some(obstacle) = self.arbiter.obstacle(Tenant::Generator) {
+            return Err(Away::NoCard(obstacle));
+        }
+        match self.generator.presence().await {
+            Presence::OnCpu => Err(Away::OnCpu),
+            Presence::Away if !self.arbiter.brings(Tenant::Generator) => Err(Away::Refuses),
+            Presence::Away | Presence::There => Ok(()),
+        }
+    }
+
+    /// Whether it can be had again. A card that could not is looked at first: its generator's word says
+    /// nothing of that.
+    pub(super) async fn is_back(&self, was: &Away) -> Result<(), Away> {
+        if let Away::NoCard(_) = was {
+            self.arbiter.check(Tenant::Generator).await.map_err(Away::NoCard)?;
+        }
+        self.is_ready().await
     }
 
     /// What the generator gets. Scorers and signatures get the prompt itself.
     async fn enhanced(&self, prompt: &Prompt) -> Option<Prompt> {
         let (Some(muse), Prompt::Text(text)) = (&self.enhancer, prompt) else { return None };
         Some(Prompt::Text(muse.enhance(text).await?.as_ref().into()))
+    }
+}
+
+/// Why nothing can be made with a bench for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Away {
+    /// The generator refuses connections.
+    Refuses,
+    /// It has fallen back to the CPU, which takes longer than any task lasts.
+    OnCpu,
+    /// Its card cannot be had.
+    NoCard(LeaseError),
+}
+
+impl Away {
+    /// The same trouble, though it may tell of itself in other words.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// Why a task is given up after a long wait.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Refuses => "no generator is reachable",
+            Self::OnCpu => "no generator runs on its card",
+            Self::NoCard(_) => "no card can be had",
+        }
     }
 }
 

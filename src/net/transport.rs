@@ -124,6 +124,12 @@ pub enum NetError {
 }
 
 impl NetError {
+    /// Whether the peer's machine said that nobody listens there. A full queue of connections, or a
+    /// machine that cannot be reached, says nothing of who runs.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Connect(why) if why.to_ascii_lowercase().contains("connection refused"))
+    }
+
     /// Whether the peer may have received the request and acted on it.
     pub fn may_have_arrived(&self) -> bool {
         !matches!(self, Self::Connect(_) | Self::Setup(_))

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+use super::memory::{Answer, health_figures};
 use super::multipart::Form;
 use crate::clock::Clock;
 use crate::net::{Call, Endpoint, Limits, NetError, Reply, Timing, Transport};
@@ -53,6 +54,17 @@ pub struct GeneratorSettings {
     pub dialect: Dialect,
     pub kinds: BTreeSet<PromptKind>,
     pub limits: Limits,
+}
+
+/// Whether a generator can be had, as far as that can be told without having it work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It answers, or stays silent as those do that work.
+    There,
+    /// It says that it runs without its card: as good as away, however healthy it calls itself.
+    OnCpu,
+    /// Nobody takes connections.
+    Away,
 }
 
 /// What a generator's answer claims to be, by its first bytes.
@@ -155,10 +167,10 @@ impl Generator {
         read(reply)
     }
 
-    /// Whether anything listens at the endpoint. Generators have no common health route and most
-    /// answer nothing while they work, so any reply and any silence counts as alive; only a refused
-    /// connection does not.
-    pub async fn is_reachable(&self) -> bool {
+    /// Whether anything of use listens at the endpoint. Generators have no common health route and most
+    /// answer nothing while they work, so any reply and any silence counts as alive, unless the reply
+    /// says `gpu_enabled: false` (workers.md sections 5 and 8); a refused connection does not.
+    pub async fn presence(&self) -> Presence {
         let limits = Limits {
             first_byte: Duration::from_secs(3),
             total: Duration::from_secs(3),
@@ -166,7 +178,11 @@ impl Generator {
         };
         let url = self.settings.endpoint.at("/health");
         let call = Call { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() };
-        !matches!(self.transport.call(&self.clock, call, &limits).await, Err(NetError::Connect(_)))
+        match self.transport.call(&self.clock, call, &limits).await {
+            Err(NetError::Connect(_)) => Presence::Away,
+            Ok(reply) if reply.status.is_success() && says_cpu(&reply.body) => Presence::OnCpu,
+            Ok(_) | Err(_) => Presence::There,
+        }
     }
 
     fn request(&self, prompt: &Prompt, seed: Seed) -> Result<(String, Vec<u8>), GenerateError> {
@@ -205,6 +221,12 @@ fn decode_image(text: &str) -> Option<Vec<u8>> {
     };
     let compact: Vec<u8> = data.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
     LENIENT.decode(compact).ok().filter(|image| !image.is_empty())
+}
+
+/// Whether an answer about health tells of a fallback to the CPU.
+fn says_cpu(body: &[u8]) -> bool {
+    let figures = Answer::read(body).ok().and_then(|answer| health_figures(&answer).ok());
+    figures.is_some_and(|figures| figures.gpu_enabled == Some(false))
 }
 
 fn read(reply: Reply) -> Result<Generation, GenerateError> {

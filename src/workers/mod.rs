@@ -17,7 +17,9 @@ pub use detect::{
     detect, find_mistakes, places,
 };
 pub use enhancer::{EnhanceError, Enhancer, EnhancerSettings};
-pub use generator::{Dialect, GenerateError, Generation, Generator, GeneratorSettings, SplatFormat};
+pub use generator::{
+    Dialect, GenerateError, Generation, Generator, GeneratorSettings, Presence, SplatFormat,
+};
 pub use memory::{
     CacheFigure, Claim, Implausible, InvalidDialect, Means, MemoryControl, MemoryDialect, MemorySettings,
     MemoryTimeouts, Sight, SleepLevel, Unit, Verb, VerbError, VerbReply, WorkerMemory, WorkerWord,

@@ -10,10 +10,13 @@ use crate::primitives::UnixTime;
 
 type Calls = Arc<Mutex<Vec<String>>>;
 
-/// The hand-off verbs at port 10006 (VAL-HO); elsewhere a health route.
-fn transport(calls: &Calls) -> Transport {
+/// The hand-off verbs at port 10006 (VAL-HO), unless nobody listens there; elsewhere a health route.
+fn transport(calls: &Calls, dead: bool) -> Transport {
     let calls = Arc::clone(calls);
     Transport::InProcess(Arc::new(move |request| {
+        if dead && request.uri().port_u16() == Some(10_006) {
+            return Box::pin(async { Err("Connection refused (os error 111)".into()) });
+        }
         let (port, path) = (request.uri().port_u16(), request.uri().path().to_owned());
         let answer = match (port, path.as_str()) {
             (Some(10_006), "/unload_models/") => Some(r#"{"status":"success","models_unloaded":true}"#),
@@ -32,12 +35,16 @@ fn transport(calls: &Calls) -> Transport {
 }
 
 async fn opened(config: &str) -> (Result<Workshop, AppError>, Calls) {
+    opened_with(config, false).await
+}
+
+async fn opened_with(config: &str, dead: bool) -> (Result<Workshop, AppError>, Calls) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.toml");
     std::fs::write(&file, config).unwrap();
     let settings = load(&Inputs { file: Some(file), ..Inputs::default() }).unwrap().settings;
     let calls = Calls::default();
-    let transport = transport(&calls);
+    let transport = transport(&calls, dead);
     let transports = Transports {
         pulls: transport.clone(),
         submissions: transport.clone(),
@@ -122,4 +129,40 @@ async fn cards_share_a_scorer_where_it_is() {
     assert_eq!(cards, [("GPU-1", "GPU-2"), ("GPU-2", "GPU-2")]);
     // Nothing on the first card can be moved.
     assert_eq!(workshop.arbiters().count(), 1);
+}
+
+/// The only one that tells of the card is gone: what is declared stands in after a while, unless the
+/// configuration insists on the workers' word.
+#[tokio::test(start_paused = true)]
+async fn a_dead_scorer_that_alone_sees_the_card_ends_nothing_for_ever() {
+    for probe in ["auto", "dialect"] {
+        if probe == "auto" && NvmlLibrary::new(None, DRIVER).list_cards().await.is_ok() {
+            eprintln!("skipped: here the driver sees the card");
+            continue;
+        }
+        let config = format!(
+            "[[gpus]]\nlimit = \"24576MiB\"\nprobe = \"{probe}\"\n{GENERATOR}{SCORER}memory = \"three-gen\"\n"
+        );
+        let workshop = opened_with(&config, true).await.0.unwrap();
+        let bench = &workshop.benches[0];
+        workshop.arbiters().next().unwrap().recover(Vec::new()).await.unwrap();
+        let generator = || bench.arbiter.lease(bench.arbiter.request(Tenant::Generator, "gen"));
+        let refused = generator().await.unwrap_err();
+        assert!(refused.is_retryable() && refused.to_string().contains("worker judge"), "{refused}");
+        // One that was only restarted would be back by then.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(bench.arbiter.check(Tenant::Generator).await, Err(refused.clone()));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        if probe == "dialect" {
+            assert_eq!(bench.arbiter.check(Tenant::Generator).await, Err(refused.clone()));
+            assert_eq!(generator().await.unwrap_err(), refused);
+            continue;
+        }
+        for _ in 0..2 {
+            assert_eq!(bench.arbiter.check(Tenant::Generator).await, Ok(()));
+            generator().await.unwrap().end(crate::gpu::Ending::Done);
+            // Nobody who does not run is taken for one who scores.
+            assert!(bench.judging.lease(Tenant::Scorer).await.is_err());
+        }
+    }
 }

@@ -11,8 +11,8 @@ use crate::config::{GpuSettings, ProbeChoice, Settings, WorkerSettings, WorkerUr
 use crate::gpu::probe::{ByDialect, Card, Cards, NvmlLibrary, ProbeError, VramProbe};
 use crate::net::{Connections, Transport};
 use crate::workers::{
-    Detected, Detection, MemoryControl, MemoryDialect, MemorySettings, MemoryTimeouts, Mistake, Placed,
-    WorkerRole, detect, find_mistakes, places,
+    Detected, Detection, MemoryControl, MemoryDialect, MemorySettings, MemoryTimeouts, Placed, WorkerRole,
+    detect, find_mistakes, places,
 };
 
 /// Longest wait for the driver, and for a connection to a worker.
@@ -113,12 +113,21 @@ async fn without_the_driver(
             Some(MemoryControl::new(settings, transport.clone(), clock))
         });
         let workers = ByDialect::new(controls.collect(), limit);
+        // Where the user wants to have it seen by the workers, nothing else will do.
+        let stands_in = gpu.probe == ProbeChoice::Auto && limit.is_some();
         if !workers.is_empty() {
             return match workers.read().await {
                 Ok(reading) => {
                     let (free, total, basis) = (reading.free, reading.total, workers.basis());
                     Check::pass("card", format!("{free} free of {total}, by the {basis}"))
                 }
+                Err(error) if moves && error.is_nobody() && stands_in => Check::warn(
+                    "card",
+                    format!(
+                        "no driver, and those of its workers who say how much is free do not run: {error}"
+                    ),
+                    "start them; until then the agent goes by what is declared",
+                ),
                 Err(error) if moves => Check::warn(
                     "card",
                     format!("no driver, and its workers do not say how much is free: {error}"),
@@ -145,17 +154,12 @@ async fn worker_checks(
     transport: &Transport,
     clock: Clock,
 ) -> Vec<Check> {
-    let mut mistakes: BTreeMap<String, String> = BTreeMap::new();
-    for mistake in find_mistakes(&placed) {
-        let worker = match &mistake {
-            Mistake::SharedPort { second, .. } => second.clone(),
-            Mistake::WrongPort { worker, .. } => worker.clone(),
-        };
-        mistakes.insert(worker, mistake.to_string());
-    }
+    let mistakes = find_mistakes(&placed);
+    let mut mistakes: BTreeMap<&str, String> =
+        mistakes.iter().map(|mistake| (mistake.worker(), mistake.to_string())).collect();
     let mut checks = Vec::new();
     for (worker, placed) in workers.iter().zip(&placed) {
-        let check = match mistakes.remove(&worker.name) {
+        let check = match mistakes.remove(&*worker.name) {
             Some(mistake) => Check::fail("worker", mistake, "correct its url under [[workers]]"),
             None => found(worker, placed, transport, clock).await,
         };

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use super::Check;
 use crate::api::{AskError, ask};
-use crate::app::{card_id, card_lock_name};
+use crate::app::{card_lock_name, cards_to_lock};
 use crate::clock::Clock;
 use crate::config::{Loaded, Origin, Settings, WorkerUrl};
-use crate::primitives::Hotkey;
+use crate::primitives::{CardId, Hotkey};
 use crate::splat::{Gaussian, ShDegree, Splat, Spz, SpzEncoder};
 use crate::store::{LockError, ProcessLock, runtime_dir};
 use crate::wallet::{
@@ -181,11 +181,17 @@ pub(super) fn disk(data: Option<&Path>) -> Check {
     check.of(dir.display())
 }
 
+/// The cards that an agent locks. Blocking: asks the driver.
+pub(super) fn cards(settings: &Settings) -> Vec<CardId> {
+    if settings.generator.url == WorkerUrl::Devnet { Vec::new() } else { cards_to_lock(settings) }
+}
+
 /// Whether an agent runs, and whether its locks are held by somebody else.
 pub(super) async fn agent(
     settings: &Settings,
     data: Option<&Path>,
     hotkey: Option<&Hotkey>,
+    cards: &[CardId],
     clock: &Clock,
 ) -> Vec<Check> {
     let running = match data {
@@ -216,10 +222,7 @@ pub(super) async fn agent(
     if let Some(hotkey) = hotkey.filter(|_| !settings.embeds_validators()) {
         locks.push((runtime.as_path(), format!("hotkey-{hotkey}"), "hotkey"));
     }
-    if settings.generator.url != WorkerUrl::Devnet {
-        let cards = settings.gpus.iter().map(card_id);
-        locks.extend(cards.map(|card| (runtime.as_path(), card_lock_name(&card), "card")));
-    }
+    locks.extend(cards.iter().map(|card| (runtime.as_path(), card_lock_name(card), "card")));
     for (dir, name, what) in locks {
         checks.push(lock(ProcessLock::holder(dir, &name), what, pid));
     }

@@ -301,6 +301,14 @@ impl Worker {
         }
     }
 
+    /// Whether it says that it runs without its card.
+    fn is_on_cpu(&self) -> bool {
+        let says_so =
+            |route, key| self.says(route).is_some_and(|health| health.get(key) == Some(&false.into()));
+        ["/health", "/health/"].iter().any(|route| says_so(route, "gpu_enabled"))
+            || says_so("/gpu_status/", "gpu_available")
+    }
+
     /// Which known generator it looks like, and the dialects that one takes.
     fn generator(&self) -> Option<(&'static str, &'static [Dialect])> {
         let health = self.says("/health");
@@ -358,7 +366,13 @@ fn judge_generator(configured: &WorkerSettings, worker: &Worker) -> Check {
         );
     }
     let routes = worker.routes();
-    let check = if let Some(version) = worker.validation_version() {
+    let check = if worker.is_on_cpu() {
+        Check::fail(
+            "generator",
+            format!("runs without its card (gpu_enabled: false), which counts as gone; {routes} answered"),
+            "a silent fallback to the CPU is as good as away: look at its log and its CUDA",
+        )
+    } else if let Some(version) = worker.validation_version() {
         Check::fail(
             "generator",
             format!("is a validation service, version {version}"),
@@ -517,6 +531,21 @@ mod tests {
         );
         let with_hand_off = worker(&[("/version/", "\"2.2.0\""), ("/gpu_status/", "{}")]);
         assert!(judge_scorer(&configured(Dialect::Form), &with_hand_off).message.contains("hand-off"));
+    }
+
+    #[test]
+    fn a_generator_without_its_card_is_as_good_as_gone() {
+        let fallen = [
+            ("/health", r#"{"status":"healthy","gpu_enabled":false,"model_loaded":true}"#),
+            ("/gpu_status/", r#"{"gpu_available":false}"#),
+        ];
+        for route in fallen {
+            let check = judge_generator(&configured(Dialect::Form), &worker(&[route]));
+            assert_eq!(check.verdict, Verdict::Fail);
+            assert!(check.message.contains("gpu_enabled: false"), "{check:?}");
+        }
+        let well = worker(&[("/health", r#"{"status":"healthy","gpu_enabled":true}"#)]);
+        assert_eq!(judge_generator(&configured(Dialect::Form), &well).verdict, Verdict::Pass);
     }
 
     #[test]

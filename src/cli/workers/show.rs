@@ -7,8 +7,9 @@ use serde::Serialize;
 use super::desk::Place;
 use super::is_available;
 use crate::api::{CardStatus, Errand, OrderState, OrderStatus, Round, WorkersStatus};
+use crate::config::Settings;
 use crate::primitives::{MiB, UnixTime};
-use crate::workers::Detection;
+use crate::workers::{Detection, Placed, find_mistakes};
 
 /// Who is where.
 pub fn ps(out: &mut dyn Write, status: &WorkersStatus) -> io::Result<()> {
@@ -145,6 +146,24 @@ pub struct HealthLine {
     gpu_enabled: Option<bool>,
     model_loaded: Option<bool>,
     status: Option<String>,
+    /// Another server is there than the worker.
+    mistake: Option<String>,
+}
+
+/// A worker with what was found at its address, to be compared with the others.
+pub fn placed(settings: &Settings, place: &Place, detection: Option<Detection>) -> Option<Placed> {
+    let worker = settings.workers().find(|worker| worker.name == place.name)?;
+    let (name, endpoint) = (place.name.clone(), place.endpoint.clone()?);
+    Some(Placed { name, endpoint, expected: worker.expected(), detection })
+}
+
+/// Takes those for unavailable in whose place another server answers, however well it is.
+pub fn mark_mistakes(lines: &mut [HealthLine], placed: &[Placed]) {
+    for mistake in find_mistakes(placed) {
+        if let Some(line) = lines.iter_mut().find(|line| line.worker == mistake.worker()) {
+            (line.available, line.mistake) = (false, Some(mistake.to_string()));
+        }
+    }
 }
 
 impl HealthLine {
@@ -162,15 +181,20 @@ impl HealthLine {
             gpu_enabled: health.gpu_enabled,
             model_loaded: health.model_loaded,
             status: health.status,
+            mistake: None,
         }
     }
 
     pub fn show(&self, out: &mut dyn Write) -> io::Result<()> {
         let verdict = match (self.available, self.busy) {
+            _ if self.mistake.is_some() => "MISPLACED",
             (_, true) => "busy",
             (true, false) => "ok",
             (false, false) => "UNAVAILABLE",
         };
+        if let Some(mistake) = &self.mistake {
+            return writeln!(out, "{:<16} {:<10} {verdict:<12} {mistake}", self.worker, self.role);
+        }
         let server = self.server.as_deref().unwrap_or("the embedded development worker");
         let fallback = if self.gpu_enabled == Some(false) { "; it fell back to the CPU" } else { "" };
         let model = match self.model_loaded {

@@ -35,14 +35,15 @@ impl ByDialect {
     }
 
     async fn look(&self) -> Result<Reading, ProbeError> {
-        let mut silent = None;
+        let mut silent: Option<ProbeError> = None;
         for worker in self.workers.iter().filter(|worker| worker.dialect().sight() == Sight::Device) {
             match self.ask(worker).await {
                 Ok((total, memory)) => match memory.device_free {
                     Some(free) => return Ok(Reading::new(total, free)),
                     None => silent = Some(ProbeError::NoFigures(worker.name().to_owned())),
                 },
-                Err(error) => silent = Some(error),
+                // Of those that were asked in vain one that runs may answer soon.
+                Err(error) => silent = Some(silent.filter(|other| !other.is_nobody()).unwrap_or(error)),
             }
         }
         match silent {

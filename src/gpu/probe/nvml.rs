@@ -84,17 +84,23 @@ impl NvmlLibrary {
     /// # Errors
     /// See [`ProbeError`]; [`ProbeError::Absent`] on a machine without the driver.
     pub async fn list_cards(&self) -> Result<Cards, ProbeError> {
-        self.ask(|driver| {
-            let mut cards = Cards::default();
-            for index in 0..driver.device_count().map_err(|error| failure(error, "any"))? {
-                match card(driver, index) {
-                    Ok(card) => cards.found.push(card),
-                    Err(error) => cards.unreadable.push(error),
-                }
-            }
-            Ok(cards)
-        })
-        .await
+        self.ask(list).await
+    }
+
+    /// The same, for those that cannot wait for anything else meanwhile. A driver that hangs keeps the
+    /// thread that asks it, and nobody longer than `patience`.
+    ///
+    /// # Errors
+    /// See [`list_cards`](Self::list_cards).
+    pub fn list_cards_now(&self) -> Result<Cards, ProbeError> {
+        let (say, heard) = std::sync::mpsc::sync_channel(1);
+        let path = self.path.clone();
+        std::thread::spawn(move || {
+            let listed = load(path.as_deref()).and_then(|driver| list(&driver));
+            // Nobody may wait any more.
+            drop(say.send(listed));
+        });
+        heard.recv_timeout(self.patience).unwrap_or(Err(ProbeError::Silent(self.patience)))
     }
 
     /// A probe of one card.
@@ -144,6 +150,17 @@ fn load(path: Option<&Path>) -> Result<Driver, ProbeError> {
 
 fn absent(error: &NvmlError) -> ProbeError {
     ProbeError::Absent(Untrusted::error(&error.to_string()).to_string())
+}
+
+fn list(driver: &Driver) -> Result<Cards, ProbeError> {
+    let mut cards = Cards::default();
+    for index in 0..driver.device_count().map_err(|error| failure(error, "any"))? {
+        match card(driver, index) {
+            Ok(card) => cards.found.push(card),
+            Err(error) => cards.unreadable.push(error),
+        }
+    }
+    Ok(cards)
 }
 
 fn card(driver: &Driver, index: u32) -> Result<Card, ProbeError> {

@@ -114,6 +114,16 @@ pub enum Mistake {
     },
 }
 
+impl Mistake {
+    /// The entry to correct.
+    pub fn worker(&self) -> &str {
+        match self {
+            Self::SharedPort { second, .. } => second,
+            Self::WrongPort { worker, .. } => worker,
+        }
+    }
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
