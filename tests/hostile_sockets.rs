@@ -19,7 +19,7 @@ use sn17_miner::primitives::ByteSize;
 use world::Theatre;
 
 /// Longest wait for a reply in these tests.
-const LIMIT: Duration = Duration::from_millis(400);
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// Beyond the limits: generating, scoring and submitting an honest task on a busy machine.
 const WORK: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ async fn ten_gigabytes_over_a_socket() {
 #[tokio::test]
 async fn ten_gigabytes_claimed_and_not_sent() {
     let script = vec![Act::Send(json("").head(10_u64 << 30)), Act::Hang];
-    pull(script, "the reply was not complete within 400ms").await;
+    pull(script, "the reply was not complete within 1s").await;
 }
 
 #[tokio::test]
@@ -79,13 +79,13 @@ async fn a_reply_that_never_ends() {
     let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
     let chunk = b"1\r\n \r\n".to_vec();
     let endless = vec![Act::Send(head), Act::Drip(chunk.repeat(1_000_000), Duration::from_millis(5))];
-    pull(endless, "the reply was not complete within 400ms").await;
+    pull(endless, "the reply was not complete within 1s").await;
 }
 
 #[tokio::test]
 async fn one_byte_a_second() {
     let drip = vec![Act::Drip(json("{}").bytes(), Duration::from_secs(1))];
-    pull(drip, "no reply within 400ms").await;
+    pull(drip, "no reply within 1s").await;
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn a_head_that_never_ends() {
     assert!(hostile.sent.load(Ordering::Relaxed) < 64 << 20);
     // And one that takes its time, with interim answers in between.
     let interim = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".to_vec();
-    pull(vec![Act::Drip(interim.repeat(100_000), Duration::from_millis(2))], "no reply within 400ms").await;
+    pull(vec![Act::Drip(interim.repeat(100_000), Duration::from_millis(2))], "no reply within 1s").await;
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn a_second_reply_that_nobody_asked_for() {
 
 #[tokio::test]
 async fn a_peer_that_accepts_and_says_nothing() {
-    pull(vec![Act::Hang], "no reply within 400ms").await;
+    pull(vec![Act::Hang], "no reply within 1s").await;
 }
 
 #[tokio::test]
@@ -189,13 +189,13 @@ async fn a_generator_that_drips_and_closes_over_a_socket() {
     theatre.settings.generator.limits.total = LIMIT;
     theatre.settings.dendrite.pull_timeout = Duration::from_secs(10);
     let bad: [(Vec<Act>, &str); 3] = [
-        (vec![Act::Drip(b"HTTP/1.1 200 OK\r\n".to_vec(), Duration::from_secs(1))], "no reply within 400ms"),
+        (vec![Act::Drip(b"HTTP/1.1 200 OK\r\n".to_vec(), Duration::from_secs(1))], "no reply within 1s"),
         (
             vec![
                 Act::Send(Spoken::new(200, "x/y", "").head(1 << 30)),
                 Act::Drip(vec![b'p'; 99], Duration::from_secs(1)),
             ],
-            "not complete within 400ms",
+            "not complete within 1s",
         ),
         (
             vec![Act::Send(Spoken::new(200, "x/y", "").head(500)), Act::Send(b"ply\n".to_vec())],

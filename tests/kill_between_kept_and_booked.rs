@@ -26,6 +26,10 @@ use tokio::task::JoinSet;
 
 use kill::{Agent, Home, PATIENCE, Peers, hex, seed};
 
+/// What the agent takes for the validator's lock, which is a second: it counts from its own intent, and
+/// may come late to the submission.
+const LOCK_S: u64 = 2;
+
 const KILLS: usize = 10;
 
 /// How long local scoring and the validator's take, and so how long each window is.
@@ -134,7 +138,7 @@ async fn ten_kills(window: Window) {
         Window::Submission => world.submissions.clone(),
     };
     let home = Home::new();
-    home.configure(&world.peers, 1, 1);
+    home.configure(&world.peers, 1, LOCK_S);
 
     let mut agent = home.start(&["run"]);
     let mut kills = 0;
@@ -211,7 +215,7 @@ async fn a_kill_after_a_doubtful_submission_does_not_shorten_the_cooldown() {
     let seed = seed();
     let mut world = World::start(seed, Duration::from_secs(6)).await;
     let home = Home::new();
-    home.configure(&world.peers, 6, 1);
+    home.configure(&world.peers, 6, LOCK_S);
 
     let mut agent = home.start(&["run"]);
     next(&mut world.submissions).await;

@@ -282,11 +282,11 @@ fn files(folder: &Path) -> Vec<String> {
 #[tokio::test]
 async fn one_that_is_never_ready_is_ended_after_its_time() {
     let mut place = Place::new("echo $$ > root; echo loading models; exec sleep 1000");
-    place.settings.start_timeout = Duration::from_millis(600);
+    place.settings.start_timeout = Duration::from_secs(3);
     let worker = place.worker();
     let error = worker.start(None).await.unwrap_err();
     assert!(
-        matches!(&error, ProcessError::NotReady { within, .. } if *within == Duration::from_millis(600)),
+        matches!(&error, ProcessError::NotReady { within, .. } if *within == Duration::from_secs(3)),
         "{error}"
     );
     assert!(error.to_string().ends_with("its last words: loading models"), "{error}");
@@ -373,7 +373,7 @@ async fn a_port_that_somebody_else_has_is_not_fought_for() {
 async fn a_start_that_is_given_up_goes_on_and_a_retired_worker_is_not_started() {
     let place = Place::new("while [ ! -e go ]; do sleep 0.01; done; touch ready; exec sleep 1000");
     let worker = place.worker();
-    let given_up = tokio::time::timeout(Duration::from_millis(300), worker.start(None)).await;
+    let given_up = tokio::time::timeout(Duration::from_secs(2), worker.start(None)).await;
     assert!(given_up.is_err());
     let tree = worker.tree().unwrap();
     fs::write(place.path("go"), "").unwrap();
