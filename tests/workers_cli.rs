@@ -323,6 +323,8 @@ fn a_worker_that_only_says_it_unloads_is_found_out() {
     let unloaded = workers(dir.path(), &["unload", "judge"]);
     assert_eq!(unloaded.status.code(), Some(1), "{}", said(&unloaded.stdout));
     assert!(said(&unloaded.stdout).contains("in use as before"), "{}", said(&unloaded.stdout));
+    let loads = |event: &Event| event.what == What::Asked("POST /reload_models/".into());
+    assert!(!shared.card.events().iter().any(loads), "it was to leave");
     assert_eq!(shared.held("judge"), MiB(4_813));
 }
 

@@ -25,12 +25,13 @@ impl Keeper {
             }
             return Ok(());
         };
-        if self.effects.is_none() || !self.book.entries.contains_key(&worker) {
+        let Some(entry) = self.book.entries.get(&worker).filter(|_| self.effects.is_some()) else {
             return Err(LeaseError::NoSuchWorker(worker));
-        }
+        };
+        let has_process = entry.spec.abilities.process;
         match order {
             Order::Unload(_) => self.unload(&worker).await?,
-            Order::Start(_) if !self.book.entries[&worker].spec.abilities.process => {
+            Order::Start(_) if !has_process => {
                 let why = format!("{}: {}", Step::Start(worker.clone()), EffectError::Unsupported);
                 return Err(HandoffError::OutOfOrder { worker, why }.into());
             }
@@ -71,6 +72,10 @@ impl Keeper {
             after.used().saturating_sub(others).0 * 2 >= amounts.context.saturating_add(amounts.resident).0;
         if was == WorkerState::Unknown && after.held_by(worker).is_none() && unmoved && room {
             self.book.enter(worker, WorkerState::Unknown, self.now());
+            if let Some(entry) = self.book.entries.get_mut(worker) {
+                // It has not left; bringing it in would be the contrary of what was ordered.
+                entry.owed = false;
+            }
             let why = format!(
                 "it said it was done, and {} are in use as before: it held none of it, or did nothing",
                 after.used()
